@@ -1,0 +1,4 @@
+//! A claudemesh broker node.
+
+pub mod model;
+pub mod store;

@@ -1,0 +1,141 @@
+//! The durable side: the trait every backend keeps, in the broker's words.
+//!
+//! Guarantees: a commit is durable when it answers; a commit under a stale epoch writes nothing; a
+//! mesh's units are written in order, each all or nothing. Left to others: what the rows mean
+//! (`mesh`), and grouping and isolation of bad rows ([`committer`]).
+
+pub mod committer;
+pub mod contract;
+pub mod postgres;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use protocol::{MemberId, MeshId};
+
+use crate::model::{
+    AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
+    Outcome, Page, QueueId, Seq, StoredMessage,
+};
+
+/// Why the store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, took too long, or failed. For a write: the outcome is unknown.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// It refuses the data (SQLSTATE class 22 or 23, or SQLite's constraint and type errors):
+    /// nothing of the call was written, and asking again cannot help.
+    #[error("the store refuses the data: {0}")]
+    BadData(String),
+    /// A row makes no sense to us.
+    #[error("the store holds an unreadable row: {0}")]
+    Corrupt(String),
+}
+
+/// Bounds of one page of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of body; the first row comes whatever its size.
+    pub bytes: usize,
+}
+
+/// Held as long as a process runs meshes on a store it does not share; see [`Store::claim`].
+pub trait Claim: Send + Sync {}
+
+/// What a backend does. Every method bounds its own waiting (seconds, not minutes).
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the tables up to date. Safe to run twice, at the same time, and beside older nodes.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Whether it accepts writes now.
+    async fn healthy(&self) -> Result<(), StoreError>;
+
+    /// Sentences about a set-up that cannot keep the promises (`fsync=off`, asynchronous standby).
+    async fn unsafe_settings(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Asks to be the only node on this store. Nothing if another process is. Given back when the
+    /// claim is dropped or the process dies, however it dies. A hint: safety rests on the fence.
+    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError>;
+
+    /// This node is alive: notes the time by the store's clock. Called while leases are in grace.
+    async fn beat(&self, node: &str) -> Result<(), StoreError>;
+
+    /// Takes a mesh over: raises its epoch above its own and `floor`, in one statement; then, in
+    /// another with a later snapshot, reads what the owner starts from. Nothing if there is no
+    /// such mesh.
+    async fn activate(
+        &self,
+        mesh: &MeshId,
+        node: &str,
+        floor: Epoch,
+    ) -> Result<Option<Activation>, StoreError>;
+
+    /// Meshes that hold leases: after a start their graces must run on.
+    async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError>;
+
+    /// Connections that may commit side by side.
+    fn lanes(&self) -> usize;
+
+    /// Writes a batch: each mesh all or nothing, in one transaction. `BadData` means that nothing
+    /// of the whole batch was written; `Unavailable` that nobody knows. Never answers
+    /// [`Outcome::Poisoned`]: isolating bad units is [`committer`]'s.
+    async fn commit(&self, lane: usize, batch: &[MeshCommit]) -> Result<Vec<Outcome>, StoreError>;
+
+    /// The next stretch of a queue above `after`.
+    async fn page(
+        &self,
+        mesh: &MeshId,
+        queue: &QueueId,
+        after: Seq,
+        limit: PageLimit,
+    ) -> Result<Page, StoreError>;
+
+    /// What a key was accepted as.
+    async fn accepted(
+        &self,
+        mesh: &MeshId,
+        member: &MemberId,
+        key: &AcceptKey,
+    ) -> Result<Option<Accepted>, StoreError>;
+
+    /// Who is behind a key. Nothing if there is no such mesh.
+    async fn identify(
+        &self,
+        mesh: &MeshId,
+        pubkey: &str,
+        session_key: Option<&str>,
+    ) -> Result<Option<Identity>, StoreError>;
+
+    /// At most two messages whose id begins with `prefix` (8 to 32 base62 characters).
+    async fn messages(&self, mesh: &MeshId, prefix: &str)
+    -> Result<Vec<StoredMessage>, StoreError>;
+
+    /// Deliveries waiting in all meshes.
+    async fn queue_depth(&self) -> Result<u64, StoreError>;
+
+    /// Removes envelopes accepted before `before` (milliseconds since the Unix epoch) with their
+    /// keys and deliveries, in small transactions; answers how many, and how many of those nobody
+    /// had confirmed.
+    async fn retain(&self, before: i64) -> Result<Retained, StoreError>;
+
+    /// Creates a mesh with its members. False, and nothing written, if a living mesh has the slug.
+    async fn create_mesh(&self, mesh: &NewMesh) -> Result<bool, StoreError>;
+
+    /// Living meshes, oldest first.
+    async fn meshes(&self) -> Result<Vec<MeshRow>, StoreError>;
+
+    /// Records an invite.
+    async fn create_invite(&self, invite: &NewInvite) -> Result<(), StoreError>;
+}
+
+/// What [`Store::retain`] removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retained {
+    /// Envelopes.
+    pub envelopes: u64,
+    /// Those among them that some recipient never confirmed.
+    pub unconfirmed: u64,
+}

@@ -1,0 +1,34 @@
+//! Why a socket ends: the code and the reason a peer is told, and the name a metric carries.
+
+/// A close frame. RFC 6455 §7.4 gives the meaning of the 1xxx codes; 4xxx are the mesh's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// The close code.
+    pub code: u16,
+    /// The reason string, a stable name.
+    pub reason: &'static str,
+}
+
+/// The presence was taken over by a newer connection.
+pub const SESSION_REPLACED: Close = Close { code: 1000, reason: "session_replaced" };
+/// This node is going away; reconnect.
+pub const SHUTTING_DOWN: Close = Close { code: 1001, reason: "shutting down" };
+/// No hello within the time allowed.
+pub const HELLO_TIMEOUT: Close = Close { code: 1008, reason: "hello_timeout" };
+/// Too many frames of other verbs than `send` and `client_ack`, or too many malformed ones.
+pub const FLOOD: Close = Close { code: 1008, reason: "flood" };
+/// A frame above the node's frame limit.
+pub const FRAME_TOO_LARGE: Close = Close { code: 1009, reason: "frame_too_large" };
+/// The peer does not read what is sent to it.
+pub const SLOW_CONSUMER: Close = Close { code: 1013, reason: "slow_consumer" };
+/// The broker cannot answer a hello now; try again.
+pub const UNAVAILABLE: Close = Close { code: 1013, reason: "unavailable" };
+/// The member has been removed from the mesh.
+pub const BANNED: Close = Close { code: 4002, reason: "banned" };
+
+impl Close {
+    /// A hello refused with this rejection code (protocol-core §2): policy violation.
+    pub const fn rejected(code: &'static str) -> Self {
+        Self { code: 1008, reason: code }
+    }
+}

@@ -1,0 +1,275 @@
+//! Frames a broker sends.
+
+use serde::Serialize;
+
+use crate::client::{Group, Priority};
+
+/// A reply or a notice; envelopes travel as [`Push`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Frame {
+    /// The hello was accepted. Always the first frame on a socket that gets any.
+    HelloAck(Box<HelloAck>),
+    /// Something was refused.
+    Error(Error),
+    /// What became of a `send`.
+    Ack(Ack),
+    /// Something happened in the mesh.
+    #[serde(rename = "push")]
+    Event(Box<Event>),
+    /// Who is in the mesh.
+    PeersList {
+        /// Oldest connection first.
+        peers: Vec<Peer>,
+        /// Of the request.
+        #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+        req_id: Option<String>,
+    },
+    /// What became of a message.
+    MessageStatusResult(MessageStatusResult),
+}
+
+impl Frame {
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        // Structs of strings, numbers and lists always serialize.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// `hello_ack` (protocol-core §2.4).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HelloAck {
+    /// The presence, the same after a reattach.
+    pub presence_id: String,
+    /// The name in effect.
+    pub member_display_name: String,
+    /// The member's profile.
+    pub member_profile: MemberProfile,
+    /// What members may change of themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh_policy: Option<MeshPolicy>,
+    /// Running services in scope.
+    pub services: Vec<serde_json::Value>,
+}
+
+/// Part of [`HelloAck`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberProfile {
+    /// The member's role tag.
+    pub role_tag: Option<String>,
+    /// The member's default groups.
+    pub groups: Vec<Group>,
+    /// `push`, unless changed.
+    pub message_mode: String,
+}
+
+/// Part of [`HelloAck`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshPolicy {
+    /// What members may edit: `displayName`, `roleTag`, `groups`, `messageMode`, as stored.
+    pub self_editable: serde_json::Value,
+}
+
+/// `error` (protocol-core §1.2). Some clients look for the request in `id`: both are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Error {
+    /// A stable name.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+    /// Of the frame refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Of the request refused.
+    #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+    pub req_id: Option<String>,
+}
+
+/// `ack` (protocol-core §4.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ack {
+    /// The `send`'s id, or empty.
+    pub id: String,
+    /// The envelope's id, or empty if refused.
+    pub message_id: String,
+    /// Whether the envelope is durable.
+    pub queued: bool,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// No recipient is there now; it waits.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// Recipients left out because their queues are full.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skipped: usize,
+}
+
+impl Ack {
+    /// A refusal.
+    pub fn refused(id: Option<String>, error: impl Into<String>) -> Self {
+        Self {
+            id: id.unwrap_or_default(),
+            message_id: String::new(),
+            queued: false,
+            error: Some(error.into()),
+            held: false,
+            skipped: 0,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// A system event (protocol-core §2.6): never queued, never acked.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// `system`.
+    pub subtype: &'static str,
+    /// `peer_joined`, `peer_left`, …
+    pub event: &'static str,
+    /// What it is about.
+    pub event_data: serde_json::Value,
+    /// A UUID.
+    pub message_id: String,
+    /// The mesh.
+    pub mesh_id: String,
+    /// `system`.
+    pub sender_pubkey: &'static str,
+    /// `low`.
+    pub priority: Priority,
+    /// Empty.
+    pub nonce: &'static str,
+    /// Empty.
+    pub ciphertext: &'static str,
+    /// ISO 8601.
+    pub created_at: String,
+}
+
+/// An envelope on its way to one recipient (protocol-core §4.4).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename = "push", rename_all = "camelCase")]
+pub struct Push<'a> {
+    /// The envelope's id.
+    pub message_id: &'a str,
+    /// The mesh.
+    pub mesh_id: &'a str,
+    /// The key the sender encrypted with: the session's, else the member's.
+    pub sender_pubkey: &'a str,
+    /// How urgent.
+    pub priority: Priority,
+    /// Opaque.
+    pub nonce: &'a str,
+    /// Opaque.
+    pub ciphertext: &'a str,
+    /// ISO 8601, when it was accepted.
+    pub created_at: &'a str,
+    /// The sender's member key. Absent where the recipient would drop its own member's mail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender_member_pubkey: Option<&'a str>,
+    /// The sender's member.
+    pub sender_member_id: &'a str,
+    /// The sender's name.
+    pub sender_name: &'a str,
+    /// The message it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to_id: Option<&'a str>,
+    /// `reminder` from the scheduler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subtype: Option<&'a str>,
+    /// The sender's own id of the message.
+    #[serde(rename = "client_message_id", skip_serializing_if = "Option::is_none")]
+    pub client_message_id: Option<&'a str>,
+    /// The sender's digest of the request.
+    #[serde(rename = "request_fingerprint", skip_serializing_if = "Option::is_none")]
+    pub request_fingerprint: Option<&'a str>,
+}
+
+impl Push<'_> {
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        let mut text = Vec::with_capacity(self.ciphertext.len() + self.nonce.len() + 640);
+        // Structs of strings always serialize, into a vector always as UTF-8.
+        let _ = serde_json::to_writer(&mut text, self);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// One row of `peers_list` (protocol-core §5.1).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// The key to address: the session's, else the member's.
+    pub pubkey: String,
+    /// The member's key.
+    pub member_pubkey: String,
+    /// The name in effect.
+    pub display_name: String,
+    /// `idle`, `working` or `dnd`.
+    pub status: &'static str,
+    /// What the session says it is doing.
+    pub summary: Option<String>,
+    /// Its groups.
+    pub groups: Vec<Group>,
+    /// The client's id of the session.
+    pub session_id: String,
+    /// ISO 8601.
+    pub connected_at: String,
+    /// Working directory.
+    pub cwd: String,
+    /// `control-plane` or `session`.
+    pub peer_role: &'static str,
+    /// Host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Kind of peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_type: Option<String>,
+    /// Kind of client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Whether broadcasts reach it.
+    pub visible: bool,
+}
+
+/// `message_status_result` (protocol-core §4.8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageStatusResult {
+    /// As asked.
+    pub message_id: String,
+    /// Whom it was for.
+    pub target_spec: String,
+    /// Whether all recipients confirmed.
+    pub delivered: bool,
+    /// When they had, ISO 8601.
+    pub delivered_at: Option<String>,
+    /// Each recipient.
+    pub recipients: Vec<Recipient>,
+    /// Of the request.
+    #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+    pub req_id: Option<String>,
+}
+
+/// Part of [`MessageStatusResult`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recipient {
+    /// Display name, or `unknown`.
+    pub name: String,
+    /// Its key.
+    pub pubkey: String,
+    /// `delivered`, `held` or `disconnected`.
+    pub status: &'static str,
+}
