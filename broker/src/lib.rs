@@ -1,4 +1,5 @@
 //! A claudemesh broker node.
 
+pub mod mesh;
 pub mod model;
 pub mod store;

@@ -46,7 +46,8 @@ pub struct HelloAck {
     /// The name in effect.
     pub member_display_name: String,
     /// The member's profile.
-    pub member_profile: MemberProfile,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member_profile: Option<MemberProfile>,
     /// What members may change of themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_policy: Option<MeshPolicy>,

@@ -1,0 +1,402 @@
+//! Coming and going: hellos, takeovers, graces, departures.
+//!
+//! Nothing that others see comes before its commit: a hello is answered, and a joining or leaving
+//! peer announced, when the lease and the audit entry are durable.
+
+use std::sync::Arc;
+
+use protocol::server::{self, Frame, HelloAck, MemberProfile, MeshPolicy};
+use protocol::{Close, close, id};
+use serde_json::json;
+
+use super::delivery::Rank;
+use super::events;
+use super::io::{
+    Attach, ConnId, Count, Effect, Generation, Held, Now, Question, SessionKey,
+};
+use super::pipeline::Then;
+use super::query::Asked;
+use super::roster::{Found, Hold, Lease, LeaseNo, Record, given, presence_key};
+use super::state::Mesh;
+use crate::model::{Identity, Member, Recipient, Write};
+
+/// A hello on its way in.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    number: u64,
+    attach: Attach,
+    identity: Option<Identity>,
+}
+
+/// Why a hello is refused.
+struct Rejection {
+    code: &'static str,
+    message: String,
+    close: Close,
+}
+
+impl Rejection {
+    fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), close: Close::rejected(code) }
+    }
+}
+
+impl Mesh {
+    /// Who is it? The store knows, and is asked each time: members are added and removed beside us.
+    pub(super) fn arrive(&mut self, conn: ConnId, number: u64, attach: &Attach) {
+        let pubkey = attach.pubkey.clone();
+        let session = attach.session.key().cloned();
+        self.arrivals
+            .insert(conn, Arrival { number, attach: attach.clone(), identity: None });
+        self.ask(Question::Identity { pubkey, session }, Asked::Identity(conn));
+    }
+
+    /// The store has answered.
+    pub(super) fn identified(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        identity: Option<Option<Box<Identity>>>,
+    ) {
+        let Some(arrival) = self.arrivals.get_mut(&conn) else { return };
+        let number = arrival.number;
+        match identity {
+            Some(Some(identity)) => {
+                arrival.identity = Some(*identity);
+                self.decide(now, conn);
+            }
+            Some(None) => self.unknown(conn, number),
+            None => {
+                let text = "the broker cannot check this hello now";
+                self.turn_down(conn, number, "unavailable", text, close::UNAVAILABLE);
+            }
+        }
+    }
+
+    /// In a mesh that does not exist nobody is a member.
+    pub(super) fn unknown(&mut self, conn: ConnId, number: u64) {
+        let text = "pubkey not found in mesh";
+        self.turn_down(conn, number, "unauthorized", text, Close::rejected("unauthorized"));
+    }
+
+    pub(super) fn turn_down(
+        &mut self,
+        conn: ConnId,
+        number: u64,
+        code: &'static str,
+        message: &str,
+        close: Close,
+    ) {
+        self.arrivals.remove(&conn);
+        let error = server::Error {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            id: None,
+            req_id: None,
+        };
+        self.out.push(Effect::Count(Count::Rejected(code)));
+        self.out.push(Effect::Refused { conn, number, frame: Some(Frame::Error(error)), close });
+    }
+
+    fn decide(&mut self, now: Now, conn: ConnId) {
+        let Some(mut arrival) = self.arrivals.remove(&conn) else { return };
+        let number = arrival.number;
+        let Some(identity) = arrival.identity.clone() else { return };
+        let member = match check(&mut arrival.attach, &identity) {
+            Ok(member) => member,
+            Err(no) => return self.turn_down(conn, number, no.code, &no.message, no.close),
+        };
+        let key = presence_key(&arrival.attach);
+        let found = self.roster.find(&key, now.mono);
+        if let Found::Leaving(no) = found {
+            self.arrivals.insert(conn, arrival);
+            self.late.entry(no).or_default().push(conn);
+            return;
+        }
+        let joins = !matches!(found, Found::Lease(_));
+        if joins && self.roster.len() >= self.limits.capacity {
+            let text = "mesh at connection capacity";
+            let close = Close::rejected("capacity");
+            return self.turn_down(conn, number, "capacity", text, close);
+        }
+        if !self.seen.admit(&arrival.attach.signature, conn, now.mono) {
+            let close = Close::rejected("replayed");
+            return self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
+        }
+        match found {
+            Found::Lease(no) => self.reattach(now, no, conn, number, &arrival.attach, &identity),
+            Found::Nobody => {
+                self.join(now, conn, number, (&arrival.attach, key, false), &member, &identity);
+            }
+            Found::Contested | Found::Leaving(_) => {
+                self.join(now, conn, number, (&arrival.attach, key, true), &member, &identity);
+            }
+        }
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.generations += 1;
+        Generation { epoch: self.epoch, number: self.generations }
+    }
+
+    fn join(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        number: u64,
+        (attach, key, twin): (&Attach, String, bool),
+        member: &Member,
+        identity: &Identity,
+    ) {
+        let generation = self.next_generation();
+        let record = record(attach, key, twin, member, generation, now.wall);
+        let presence = id::row_id(self.draw()).into();
+        let hold = Hold::Online { conn, answered: false };
+        let no = self.admit(Lease::new(presence, record, hold, false));
+        let Some(lease) = self.roster.get(no) else { return };
+        let payload = joined_payload(&lease.record);
+        let row =
+            self.chain.append(&self.id, "peer_joined", &lease.sender, &payload, now.wall);
+        let mut writes = vec![Write::SaveLease(lease.row()), Write::Audit(row)];
+        writes.extend(recorded_key(&lease.record));
+        let ack = Box::new(hello_ack(lease, Some(member), identity));
+        self.pipeline.push(writes, Then::Attached { no, conn, number, ack });
+    }
+
+    /// A session returns, or a second connection takes its presence over. Silent either way.
+    fn reattach(
+        &mut self,
+        now: Now,
+        no: LeaseNo,
+        conn: ConnId,
+        number: u64,
+        attach: &Attach,
+        identity: &Identity,
+    ) {
+        let generation = self.next_generation();
+        let before = self.roster.hold(no, Hold::Online { conn, answered: false });
+        self.delivery.detach(no);
+        let Some(lease) = self.roster.get_mut(no) else { return };
+        if let Some(Hold::Online { conn: old, .. }) = before
+            && old != conn
+        {
+            lease.note_replaced(now.mono);
+            self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
+        }
+        lease.refresh(&attach.profile, generation);
+        let mut writes = vec![Write::SaveLease(lease.row())];
+        writes.extend(recorded_key(&lease.record));
+        // The reference leaves the profile out of a session's reattach; clients take either.
+        let member = identity.member.as_ref().filter(|_| !lease.record.proven);
+        let ack = Box::new(hello_ack(lease, member, identity));
+        self.pipeline.push(writes, Then::Attached { no, conn, number, ack });
+    }
+
+    /// A lease enters the rooms that know leases.
+    pub(super) fn admit(&mut self, lease: Lease) -> LeaseNo {
+        let own = lease.own();
+        let member = lease.record.member.clone();
+        let unproven = !lease.record.proven;
+        let rank = Rank { unproven, one_shot: unproven && lease.record.session_pubkey.is_some() };
+        let no = self.roster.insert(lease);
+        self.delivery.open(no, own, member, rank);
+        no
+    }
+
+    /// Daemons ack everything they keep; what they drop must not be confirmed behind their back.
+    pub(super) fn may_confirm_by_pong(&self, no: LeaseNo) -> bool {
+        let channel = self.roster.get(no).and_then(|lease| lease.record.channel.as_deref());
+        !channel.is_some_and(|channel| channel.starts_with("claudemesh-"))
+    }
+
+    /// The attach is durable.
+    pub(super) fn attached(
+        &mut self,
+        now: Now,
+        no: LeaseNo,
+        conn: ConnId,
+        number: u64,
+        ack: HelloAck,
+    ) {
+        let Some(lease) = self.roster.get_mut(no) else { return };
+        let newly = !std::mem::replace(&mut lease.joined, true);
+        let held = Held {
+            conn,
+            presence: lease.presence.clone(),
+            generation: lease.record.generation,
+        };
+        if lease.conn() == Some(conn) {
+            self.roster.hold(no, Hold::Online { conn, answered: true });
+            let frame = Frame::HelloAck(Box::new(ack));
+            self.out.push(Effect::Count(Count::Connected));
+            self.out.push(Effect::Attached { held, number, frame });
+            self.delivery.attach(no, self.may_confirm_by_pong(no));
+        }
+        if newly {
+            self.announce(now, "peer_joined", no);
+        }
+    }
+
+    /// A lease's connection is gone: the grace begins.
+    pub(super) fn away(&mut self, now: Now, no: LeaseNo) {
+        self.roster.hold(no, Hold::Away { until: now.mono + self.limits.grace_ms });
+        self.delivery.detach(no);
+        self.save(no);
+        self.keep_beating(now);
+    }
+
+    pub(super) fn save(&mut self, no: LeaseNo) {
+        if let Some(lease) = self.roster.get(no) {
+            self.pipeline.push(vec![Write::SaveLease(lease.row())], Then::Settled);
+        }
+    }
+
+    /// The grace is over: write the departure.
+    pub(super) fn leave(&mut self, now: Now, no: LeaseNo) {
+        self.roster.hold(no, Hold::Leaving);
+        let Some(lease) = self.roster.get(no) else { return };
+        let row = self.chain.append(&self.id, "peer_left", &lease.sender, &json!({}), now.wall);
+        let mut writes = vec![Write::Audit(row), Write::DropLease(lease.presence.clone())];
+        if let Recipient::Presence(from) = lease.own() {
+            writes.push(Write::Inherit { from, to: lease.record.member.clone() });
+        }
+        self.pipeline.push(writes, Then::Left { no });
+    }
+
+    /// The departure is durable.
+    pub(super) fn left(&mut self, now: Now, no: LeaseNo) {
+        self.announce(now, "peer_left", no);
+        let Some(lease) = self.roster.remove(no) else { return };
+        self.delivery.close(no, matches!(lease.own(), Recipient::Presence(_)));
+        for conn in self.late.remove(&no).unwrap_or_default() {
+            self.decide(now, conn);
+        }
+    }
+
+    /// Tells the others. A session concerns everybody; a member's own connection is no news to its
+    /// siblings.
+    fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
+        let Some(subject) = self.roster.get(no) else { return };
+        let concerned = |other: &Lease| {
+            subject.record.proven || other.record.member != subject.record.member
+        };
+        let others = self.roster.iter().filter(|(other, lease)| *other != no && concerned(lease));
+        let conns: Vec<_> = others.filter_map(|(_, lease)| lease.listening()).collect();
+        if !conns.is_empty() {
+            let frame = Arc::new(events::presence(&self.id, event, subject, now));
+            self.out.push(Effect::Broadcast { conns, frame });
+        }
+    }
+}
+
+/// The checks of protocol-core §2.2 and §2.3 that need the store, in their order; then ours.
+fn check(attach: &mut Attach, identity: &Identity) -> Result<Member, Rejection> {
+    let proven = matches!(attach.session, SessionKey::Proven(_));
+    let Some(member) = identity.member.clone() else {
+        let who = if proven { "parent pubkey" } else { "pubkey" };
+        return Err(Rejection::new("unauthorized", format!("{who} not found in mesh")));
+    };
+    if member.revoked {
+        let mesh = &identity.mesh_name;
+        let message =
+            format!("You've been removed from \"{mesh}\". Contact the mesh owner to rejoin.");
+        return Err(Rejection { code: "revoked", message, close: close::BANNED });
+    }
+    if identity.archived {
+        return Err(Rejection::new("unauthorized", "this mesh has been archived"));
+    }
+    if attach.member.as_ref().is_some_and(|claimed| *claimed != member.id) {
+        return Err(if proven {
+            let text = "parentMemberId does not match parentMemberPubkey";
+            Rejection::new("parent_member_id_mismatch", text)
+        } else {
+            Rejection::new("member_id_mismatch", "memberId does not match pubkey")
+        });
+    }
+    let recorded = identity.key_member.as_ref();
+    match &attach.session {
+        SessionKey::Proven(_) if recorded.is_some_and(|owner| *owner != member.id) => {
+            Err(Rejection::new("unauthorized", "the session key belongs to another member"))
+        }
+        SessionKey::Claimed(_) if recorded.is_some() => {
+            attach.session = SessionKey::Absent;
+            Ok(member)
+        }
+        _ => Ok(member),
+    }
+}
+
+fn record(
+    attach: &Attach,
+    key: String,
+    twin: bool,
+    member: &Member,
+    generation: Generation,
+    connected_at: i64,
+) -> Record {
+    let profile = &attach.profile;
+    let proven = matches!(attach.session, SessionKey::Proven(_));
+    let named = |groups: &&Vec<_>| proven || !groups.is_empty();
+    let groups = profile.groups.as_ref().filter(named).unwrap_or(&member.default_groups);
+    Record {
+        key,
+        member: member.id.clone(),
+        member_pubkey: member.pubkey.clone(),
+        session_pubkey: attach.session.key().cloned(),
+        proven,
+        twin,
+        name: given(profile.display_name.as_ref()).unwrap_or(&member.display_name).as_str().into(),
+        session_id: profile.session_id.clone(),
+        pid: profile.pid,
+        cwd: profile.cwd.clone(),
+        hostname: profile.hostname.clone(),
+        channel: profile.channel.clone(),
+        model: profile.model.clone(),
+        peer_type: profile.peer_type.clone(),
+        groups: groups.clone(),
+        visible: true,
+        connected_at,
+        generation,
+    }
+}
+
+fn recorded_key(record: &Record) -> Option<Write> {
+    let key = record.session_pubkey.clone().filter(|_| record.proven)?;
+    Some(Write::RecordKey { key, member: record.member.clone() })
+}
+
+fn joined_payload(record: &Record) -> serde_json::Value {
+    if record.proven {
+        json!({
+            "pubkey": record.member_pubkey,
+            "session_pubkey": record.session_pubkey,
+            "groups": record.groups,
+            "via": "session_hello",
+            "role": record.role(),
+        })
+    } else {
+        json!({
+            "pubkey": record.pubkey(),
+            "groups": record.groups,
+            "restored": false,
+            "role": record.role(),
+        })
+    }
+}
+
+fn hello_ack(lease: &Lease, member: Option<&Member>, identity: &Identity) -> HelloAck {
+    HelloAck {
+        presence_id: lease.presence.to_string(),
+        member_display_name: lease.record.name.to_string(),
+        member_profile: member.map(|member| MemberProfile {
+            role_tag: member.role_tag.clone(),
+            groups: member.default_groups.clone(),
+            message_mode: member.message_mode.clone(),
+        }),
+        mesh_policy: identity
+            .self_editable
+            .clone()
+            .map(|self_editable| MeshPolicy { self_editable }),
+        services: Vec::new(),
+    }
+}

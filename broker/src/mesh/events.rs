@@ -1,0 +1,71 @@
+//! System events and the rows of `peers_list`: what peers are told of each other.
+
+use protocol::client::Priority;
+use protocol::server::{Event, Frame, Peer};
+use protocol::{MeshId, time};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::io::Now;
+use super::roster::Lease;
+
+/// `peer_joined` or `peer_left` (protocol-core §2.6). Clients read `name` or `displayName`.
+pub(crate) fn presence(mesh: &MeshId, event: &'static str, lease: &Lease, now: Now) -> Frame {
+    let record = &lease.record;
+    let mut data = json!({
+        "name": record.name,
+        "displayName": record.name,
+        "pubkey": record.pubkey(),
+    });
+    if event == "peer_joined" {
+        data["groups"] = json!(record.groups);
+    }
+    let generation = record.generation;
+    let origin = format!("{event}|{}|{}|{}", lease.presence, generation.epoch, generation.number);
+    system(mesh, event, data, &origin, now)
+}
+
+/// An event whose id follows from its `origin`: told twice, it is recognized.
+fn system(mesh: &MeshId, event: &'static str, data: Value, origin: &str, now: Now) -> Frame {
+    Frame::Event(Box::new(Event {
+        subtype: "system",
+        event,
+        event_data: data,
+        message_id: uuid(origin),
+        mesh_id: mesh.to_string(),
+        sender_pubkey: "system",
+        priority: Priority::Low,
+        nonce: "",
+        ciphertext: "",
+        created_at: time::iso(now.wall),
+    }))
+}
+
+/// A UUID in version 4's shape, from a digest.
+fn uuid(origin: &str) -> String {
+    let digest = hex::encode(Sha256::digest(origin.as_bytes()));
+    let (a, b, c, d) = (&digest[..8], &digest[8..12], &digest[13..16], &digest[17..20]);
+    format!("{a}-{b}-4{c}-8{d}-{}", &digest[20..32])
+}
+
+/// A lease's row.
+pub(crate) fn peer(lease: &Lease) -> Peer {
+    let record = &lease.record;
+    Peer {
+        pubkey: record.pubkey().to_string(),
+        member_pubkey: record.member_pubkey.to_string(),
+        display_name: record.name.to_string(),
+        status: "idle",
+        summary: None,
+        groups: record.groups.clone(),
+        session_id: record.session_id.clone(),
+        connected_at: time::iso(record.connected_at),
+        cwd: record.cwd.clone(),
+        peer_role: record.role(),
+        hostname: record.hostname.clone(),
+        peer_type: record.peer_type.clone(),
+        channel: record.channel.clone(),
+        model: record.model.clone(),
+        visible: record.visible,
+    }
+}

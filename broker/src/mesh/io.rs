@@ -1,0 +1,347 @@
+//! What goes into a mesh's rules and what comes out of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use protocol::client::{ClientAck, MessageStatus, Profile, Send};
+use protocol::server::Frame;
+use protocol::{Close, MemberId, PresenceId};
+
+use crate::model::{
+    AcceptKey, Accepted, Activation, Envelope, Epoch, Identity, MeshCommit, Outcome, Page, QueueId,
+    Seq, StoredMessage,
+};
+use crate::store::PageLimit;
+
+/// Milliseconds of a clock that never goes back. Only differences mean anything.
+pub type Ms = u64;
+
+/// The time, as the rules are told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines.
+    pub mono: Ms,
+    /// For people: milliseconds since the Unix epoch.
+    pub wall: i64,
+}
+
+/// A connection, never used twice: the process that terminates it and a number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// Drawn at random when the process starts.
+    pub process: u64,
+    /// Counted up.
+    pub number: u64,
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.process, self.number)
+    }
+}
+
+/// The order of attaches of one presence: the highest wins, whatever arrives when.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
+pub struct Generation {
+    /// Of the owner that attached it.
+    pub epoch: Epoch,
+    /// Counted up by that owner.
+    pub number: u64,
+}
+
+/// What an edge asks of the owner, numbered per connection by the link.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// A hello whose signatures the edge has checked.
+    Attach(Box<Attach>),
+    /// The socket has closed. Behind everything that was read from it.
+    Detach,
+    /// See [`Send`].
+    Send(Send),
+    /// See [`ClientAck`].
+    ClientAck(ClientAck),
+    /// Who is in the mesh?
+    ListPeers {
+        /// Echoed in the reply.
+        req_id: Option<String>,
+    },
+    /// See [`MessageStatus`].
+    MessageStatus(MessageStatus),
+}
+
+/// What makes a command safe to execute again under a new owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Doing it twice is doing it once.
+    Idempotent,
+    /// Its key is committed with its effect, and a repetition finds it.
+    Deduplicated,
+}
+
+impl Command {
+    /// Each verb's class, in one table.
+    pub fn class(&self) -> Class {
+        match self {
+            // A second attach of a connection is a reattach to its own presence.
+            Self::Attach(_) | Self::Detach => Class::Idempotent,
+            Self::Send(_) => Class::Deduplicated,
+            Self::ClientAck(_) | Self::ListPeers { .. } | Self::MessageStatus(_) => {
+                Class::Idempotent
+            }
+        }
+    }
+
+    /// Bytes it holds in memory, near enough to bound windows with.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Send(send) => send.ciphertext.len() + send.nonce.len() + 256,
+            Self::Attach(_) => 2048,
+            _ => 128,
+        }
+    }
+}
+
+/// A checked hello.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attach {
+    /// The member's key.
+    pub pubkey: Arc<str>,
+    /// The member id the client believes in, if it said one.
+    pub member: Option<MemberId>,
+    /// The key of the session.
+    pub session: SessionKey,
+    /// The session behind the socket.
+    pub profile: Profile,
+    /// The hello's signature: it is accepted once.
+    pub signature: Arc<str>,
+}
+
+/// A session's own key, as a hello claims it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionKey {
+    /// None.
+    Absent,
+    /// Named, not proven (`hello`).
+    Claimed(Arc<str>),
+    /// Proven by its own signature and vouched for by the member (`session_hello`).
+    Proven(Arc<str>),
+}
+
+impl SessionKey {
+    /// The key, proven or not.
+    pub fn key(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Absent => None,
+            Self::Claimed(key) | Self::Proven(key) => Some(key),
+        }
+    }
+}
+
+/// A command on its way: what [`router::link`] numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numbered {
+    /// Of which connection.
+    pub conn: ConnId,
+    /// The epoch the edge believes in. Others are dropped: the edge sends everything again when it
+    /// hears of a new one.
+    pub epoch: Epoch,
+    /// The lowest number without a result.
+    pub base: u64,
+    /// This one's number.
+    pub number: u64,
+    /// What is asked.
+    pub command: Arc<Command>,
+}
+
+/// What an edge holds of a mesh: announced to each new owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The connection.
+    pub conn: ConnId,
+    /// What it is attached to.
+    pub presence: PresenceId,
+    /// By which attach.
+    pub generation: Generation,
+}
+
+/// A question to the store; its answer comes back under the same ticket.
+pub type Ticket = u64;
+
+/// What goes in.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// From an edge.
+    Command(Numbered),
+    /// A connection answered a [`Effect::Probe`].
+    Pong {
+        /// Which.
+        conn: ConnId,
+        /// The probe's.
+        nonce: u64,
+    },
+    /// A connection is gone without a word.
+    Lost(ConnId),
+    /// The mesh is this node's, or does not exist.
+    Activated {
+        /// What the store says.
+        activation: Option<Box<Activation>>,
+        /// Fresh random bits, for ids.
+        entropy: u128,
+        /// All connections this owner's edges hold.
+        held: Vec<Held>,
+    },
+    /// The store could not activate it.
+    NotActivated,
+    /// The commit in flight has ended.
+    Committed(Outcome),
+    /// The commit in flight may or may not have happened.
+    CommitUnknown,
+    /// Answers [`Effect::Ask`]; `None` if the store could not.
+    Answer(Ticket, Option<Answer>),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// A question to the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Question {
+    /// Who is behind these keys?
+    Identity {
+        /// The member's key.
+        pubkey: Arc<str>,
+        /// The session's.
+        session: Option<Arc<str>>,
+    },
+    /// Was this accepted before?
+    Accepted {
+        /// The sender.
+        member: MemberId,
+        /// The key.
+        key: AcceptKey,
+    },
+    /// Which messages have such an id?
+    Messages {
+        /// 8 to 32 characters.
+        prefix: String,
+    },
+    /// The next stretch of a queue.
+    Page {
+        /// Which.
+        queue: QueueId,
+        /// Above this.
+        after: Seq,
+        /// At most so much.
+        limit: PageLimit,
+    },
+}
+
+/// The store's answer.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To [`Question::Identity`].
+    Identity(Option<Box<Identity>>),
+    /// To [`Question::Accepted`].
+    Accepted(Option<Accepted>),
+    /// To [`Question::Messages`].
+    Messages(Vec<StoredMessage>),
+    /// To [`Question::Page`].
+    Page(Page),
+}
+
+/// What comes out, to be carried out in order.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Take the mesh over, above this epoch.
+    Activate {
+        /// The highest epoch ever seen.
+        floor: Epoch,
+    },
+    /// Tell the edges: send me again what has no result.
+    Reset(Epoch),
+    /// Write this, then answer [`Input::Committed`] or [`Input::CommitUnknown`].
+    Commit(MeshCommit),
+    /// Ask the store this.
+    Ask(Ticket, Question),
+    /// The result of a command.
+    Result {
+        /// Whose.
+        conn: ConnId,
+        /// Which.
+        number: u64,
+        /// What the peer is told, if anything.
+        frame: Option<Frame>,
+    },
+    /// An attach succeeded: the result, and what the edge now holds.
+    Attached {
+        /// What it holds.
+        held: Held,
+        /// The attach's number.
+        number: u64,
+        /// `hello_ack`.
+        frame: Frame,
+    },
+    /// An attach failed: the peer is told and the socket closed.
+    Refused {
+        /// Whose.
+        conn: ConnId,
+        /// The attach's number.
+        number: u64,
+        /// Why.
+        frame: Option<Frame>,
+        /// How the socket ends.
+        close: Close,
+    },
+    /// An envelope for a peer.
+    Push {
+        /// Whose.
+        conn: ConnId,
+        /// What.
+        envelope: Arc<Envelope>,
+        /// The peer would drop mail from its own member, so do not say who that is.
+        hide_member: bool,
+    },
+    /// A ping behind the pushes: its pong tells that they reached the peer's WebSocket endpoint.
+    Probe {
+        /// Whose.
+        conn: ConnId,
+        /// To come back in [`Input::Pong`].
+        nonce: u64,
+    },
+    /// An event for many.
+    Broadcast {
+        /// Whose.
+        conns: Vec<ConnId>,
+        /// What.
+        frame: Arc<Frame>,
+    },
+    /// End a connection.
+    Close {
+        /// Which.
+        conn: ConnId,
+        /// How.
+        close: Close,
+    },
+    /// Leases are in grace: note that the mesh has an owner.
+    Beat,
+    /// Somebody else owns this store.
+    Superseded,
+    /// Something worth counting.
+    Count(Count),
+}
+
+/// Things worth counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// A presence joined or came back.
+    Connected,
+    /// A hello was refused.
+    Rejected(&'static str),
+    /// A send was refused.
+    SendRejected(&'static str),
+    /// An envelope was pushed.
+    Routed(protocol::client::Priority),
+    /// An envelope was left out or dropped.
+    Dropped(&'static str),
+}

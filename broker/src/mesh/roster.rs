@@ -1,0 +1,342 @@
+//! Who is here: one lease per presence, online or in grace, and the ways to find it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use protocol::client::{Group, Profile};
+use protocol::{MemberId, PresenceId};
+use serde::{Deserialize, Serialize};
+
+use super::io::{Attach, ConnId, Generation, Ms, SessionKey};
+use crate::model::{LeaseRow, Recipient, Sender};
+
+/// A lease, within one activation.
+pub(crate) type LeaseNo = u32;
+
+/// A key replaced by live holders this often within [`CONTEST_MS`] belongs to two sessions that
+/// look alike (containers with the same host name and pid): they are kept apart.
+const CONTEST_TIMES: usize = 3;
+const CONTEST_MS: Ms = 30_000;
+
+/// What of a lease outlives its owner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// What a returning session is recognized by.
+    pub(crate) key: String,
+    pub(crate) member: MemberId,
+    pub(crate) member_pubkey: Arc<str>,
+    pub(crate) session_pubkey: Option<Arc<str>>,
+    /// Whether the session key was proven.
+    pub(crate) proven: bool,
+    /// Another lease has the proven key's queue.
+    pub(crate) twin: bool,
+    pub(crate) name: Arc<str>,
+    pub(crate) session_id: String,
+    pub(crate) pid: i64,
+    pub(crate) cwd: String,
+    pub(crate) hostname: Option<String>,
+    pub(crate) channel: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) peer_type: Option<String>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) visible: bool,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) connected_at: i64,
+    pub(crate) generation: Generation,
+}
+
+impl Record {
+    /// `hello` makes control-plane presences, `session_hello` sessions.
+    pub(crate) fn role(&self) -> &'static str {
+        if self.proven { "session" } else { "control-plane" }
+    }
+
+    /// The key to address it by.
+    pub(crate) fn pubkey(&self) -> &Arc<str> {
+        self.session_pubkey.as_ref().unwrap_or(&self.member_pubkey)
+    }
+
+    /// Whether it is in `group` or below it.
+    pub(crate) fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| {
+            own.name.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+}
+
+/// Where a lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// A connection has it. Envelopes may flow once the attach is durable and answered.
+    Online { conn: ConnId, answered: bool },
+    /// In grace until then.
+    Away { until: Ms },
+    /// The grace is over; the departure is being written.
+    Leaving,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) presence: PresenceId,
+    pub(crate) record: Record,
+    pub(crate) hold: Hold,
+    /// Its `peer_joined` is durable.
+    pub(crate) joined: bool,
+    pub(crate) sender: Arc<Sender>,
+    replaced: VecDeque<Ms>,
+}
+
+impl Lease {
+    pub(crate) fn new(presence: PresenceId, record: Record, hold: Hold, joined: bool) -> Self {
+        let sender = Arc::new(Sender {
+            member: record.member.clone(),
+            member_pubkey: record.member_pubkey.clone(),
+            session_pubkey: record.session_pubkey.clone(),
+            name: record.name.clone(),
+        });
+        Self { presence, record, hold, joined, sender, replaced: VecDeque::new() }
+    }
+
+    /// The queue that belongs to it alone.
+    pub(crate) fn own(&self) -> Recipient {
+        match &self.record.session_pubkey {
+            Some(key) if self.record.proven && !self.record.twin => Recipient::Session(key.clone()),
+            _ => Recipient::Presence(self.presence.clone()),
+        }
+    }
+
+    pub(crate) fn conn(&self) -> Option<ConnId> {
+        match self.hold {
+            Hold::Online { conn, .. } => Some(conn),
+            Hold::Away { .. } | Hold::Leaving => None,
+        }
+    }
+
+    /// The connection, if its attach has been answered.
+    pub(crate) fn listening(&self) -> Option<ConnId> {
+        match self.hold {
+            Hold::Online { conn, answered: true } => Some(conn),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn row(&self) -> LeaseRow {
+        LeaseRow {
+            presence: self.presence.clone(),
+            // A struct of texts and numbers always serializes.
+            body: serde_json::to_string(&self.record).unwrap_or_default(),
+            away: self.conn().is_none(),
+        }
+    }
+
+    /// A returning session may bring another name, directory or session id.
+    pub(crate) fn refresh(&mut self, profile: &Profile, generation: Generation) {
+        let record = &mut self.record;
+        if let Some(name) = given(profile.display_name.as_ref()) {
+            record.name = name.as_str().into();
+        }
+        record.session_id.clone_from(&profile.session_id);
+        record.cwd.clone_from(&profile.cwd);
+        record.pid = profile.pid;
+        record.generation = generation;
+        self.sender = Arc::new(Sender { name: record.name.clone(), ..(*self.sender).clone() });
+    }
+
+    /// A live holder was displaced: is the key contested?
+    fn contested(&mut self, now: Ms) -> bool {
+        while self.replaced.front().is_some_and(|at| at + CONTEST_MS <= now) {
+            self.replaced.pop_front();
+        }
+        self.replaced.len() >= CONTEST_TIMES
+    }
+
+    pub(crate) fn note_replaced(&mut self, now: Ms) {
+        self.replaced.push_back(now);
+    }
+}
+
+/// An empty name is not given.
+pub(crate) fn given(name: Option<&String>) -> Option<&String> {
+    name.filter(|name| !name.is_empty())
+}
+
+/// What a returning session is recognized by: its proven key, or what a plain hello says of it.
+pub(crate) fn presence_key(attach: &Attach) -> String {
+    let profile = &attach.profile;
+    let parts = match &attach.session {
+        SessionKey::Proven(key) => serde_json::json!(["session", key]),
+        other => serde_json::json!([
+            "member",
+            attach.pubkey,
+            profile.session_id,
+            profile.hostname,
+            other.key()
+        ]),
+    };
+    parts.to_string()
+}
+
+/// What an attach finds under its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nobody: join.
+    Nobody,
+    /// This lease: reattach.
+    Lease(LeaseNo),
+    /// A lease that is just leaving: wait for that, then ask again.
+    Leaving(LeaseNo),
+    /// Somebody who looks alike and keeps coming back: join beside.
+    Contested,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    leases: BTreeMap<LeaseNo, Lease>,
+    by_key: HashMap<String, BTreeSet<LeaseNo>>,
+    by_pubkey: HashMap<Arc<str>, BTreeSet<LeaseNo>>,
+    by_conn: HashMap<ConnId, LeaseNo>,
+    by_presence: HashMap<PresenceId, LeaseNo>,
+    graces: BTreeSet<(Ms, LeaseNo)>,
+    next: LeaseNo,
+}
+
+impl Roster {
+    /// Leases: online, in grace or just leaving. What capacity is measured against.
+    pub(crate) fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub(crate) fn get(&self, no: LeaseNo) -> Option<&Lease> {
+        self.leases.get(&no)
+    }
+
+    pub(crate) fn get_mut(&mut self, no: LeaseNo) -> Option<&mut Lease> {
+        self.leases.get_mut(&no)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (LeaseNo, &Lease)> {
+        self.leases.iter().map(|(no, lease)| (*no, lease))
+    }
+
+    pub(crate) fn of_conn(&self, conn: ConnId) -> Option<LeaseNo> {
+        self.by_conn.get(&conn).copied()
+    }
+
+    pub(crate) fn of_presence(&self, presence: &PresenceId) -> Option<LeaseNo> {
+        self.by_presence.get(presence).copied()
+    }
+
+    /// The leases that `pubkey` addresses, as a session's key or as a member's.
+    pub(crate) fn addressed(&self, pubkey: &str) -> impl Iterator<Item = (LeaseNo, &Lease)> {
+        let numbers = self.by_pubkey.get(pubkey).into_iter().flatten();
+        numbers.filter_map(|no| Some((*no, self.leases.get(no)?)))
+    }
+
+    pub(crate) fn find(&mut self, key: &str, now: Ms) -> Found {
+        let Some(numbers) = self.by_key.get(key) else { return Found::Nobody };
+        let hold = |no: &LeaseNo| self.leases.get(no).map(|lease| lease.hold);
+        let away = numbers.iter().find(|no| matches!(hold(no), Some(Hold::Away { .. })));
+        if let Some(no) = away {
+            return Found::Lease(*no);
+        }
+        if let Some(no) = numbers.iter().find(|no| hold(no) == Some(Hold::Leaving)) {
+            return Found::Leaving(*no);
+        }
+        let Some(no) = numbers.first().copied() else { return Found::Nobody };
+        match self.leases.get_mut(&no).map(|lease| lease.contested(now)) {
+            Some(true) => Found::Contested,
+            Some(false) => Found::Lease(no),
+            None => Found::Nobody,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, lease: Lease) -> LeaseNo {
+        let no = self.next;
+        self.next += 1;
+        let record = &lease.record;
+        self.by_key.entry(record.key.clone()).or_default().insert(no);
+        self.by_pubkey.entry(record.member_pubkey.clone()).or_default().insert(no);
+        if let Some(key) = &record.session_pubkey {
+            self.by_pubkey.entry(key.clone()).or_default().insert(no);
+        }
+        self.by_presence.insert(lease.presence.clone(), no);
+        self.index(no, lease.hold);
+        self.leases.insert(no, lease);
+        no
+    }
+
+    pub(crate) fn remove(&mut self, no: LeaseNo) -> Option<Lease> {
+        let lease = self.leases.remove(&no)?;
+        self.unindex(no, lease.hold);
+        let record = &lease.record;
+        unlink(&mut self.by_key, &record.key, no);
+        unlink(&mut self.by_pubkey, &record.member_pubkey, no);
+        if let Some(key) = &record.session_pubkey {
+            unlink(&mut self.by_pubkey, key, no);
+        }
+        self.by_presence.remove(&lease.presence);
+        Some(lease)
+    }
+
+    /// Moves a lease to another hold; answers the one before.
+    pub(crate) fn hold(&mut self, no: LeaseNo, hold: Hold) -> Option<Hold> {
+        let lease = self.leases.get_mut(&no)?;
+        let before = std::mem::replace(&mut lease.hold, hold);
+        self.unindex(no, before);
+        self.index(no, hold);
+        Some(before)
+    }
+
+    fn index(&mut self, no: LeaseNo, hold: Hold) {
+        match hold {
+            Hold::Online { conn, .. } => {
+                self.by_conn.insert(conn, no);
+            }
+            Hold::Away { until } => {
+                self.graces.insert((until, no));
+            }
+            Hold::Leaving => {}
+        }
+    }
+
+    fn unindex(&mut self, no: LeaseNo, hold: Hold) {
+        match hold {
+            Hold::Online { conn, .. } => {
+                self.by_conn.remove(&conn);
+            }
+            Hold::Away { until } => {
+                self.graces.remove(&(until, no));
+            }
+            Hold::Leaving => {}
+        }
+    }
+
+    /// Whether any lease is in grace.
+    pub(crate) fn any_away(&self) -> bool {
+        !self.graces.is_empty()
+    }
+
+    /// When the first grace ends.
+    pub(crate) fn deadline(&self) -> Option<Ms> {
+        self.graces.first().map(|(until, _)| *until)
+    }
+
+    /// A lease whose grace is over.
+    pub(crate) fn over(&self, now: Ms) -> Option<LeaseNo> {
+        self.graces.first().filter(|(until, _)| *until <= now).map(|(_, no)| *no)
+    }
+}
+
+fn unlink<K: std::hash::Hash + Eq>(
+    index: &mut HashMap<K, BTreeSet<LeaseNo>>,
+    key: &K,
+    no: LeaseNo,
+) {
+    if let Some(numbers) = index.get_mut(key) {
+        numbers.remove(&no);
+        if numbers.is_empty() {
+            index.remove(key);
+        }
+    }
+}
