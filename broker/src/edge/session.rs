@@ -1,0 +1,523 @@
+//! One connection's rules, without I/O: from frames to numbered commands, and from what the owner
+//! says to frames.
+//!
+//! Guarantees: `hello_ack` is the first frame a peer gets unless it is refused; frames are executed
+//! in the order they came, those before a close included; every request with an id is answered,
+//! by the owner or, after [`RESULT_TIMEOUT_MS`](router::link::RESULT_TIMEOUT_MS), in its stead.
+//! While a hello is being answered, or the window is full, nothing is read: TCP pushes back.
+
+use std::sync::Arc;
+
+use protocol::client::{self, Malformed};
+use protocol::server::{self, Ack, Frame};
+use protocol::{Close, MeshId, close};
+use router::link::Window;
+
+use super::auth::{self, Rejection};
+use crate::mesh::UNAVAILABLE;
+use crate::mesh::io::{Attach, Command, ConnId, Held, Ms, Now, Numbered};
+use crate::model::{Envelope, Epoch};
+
+/// How often a peer is pinged.
+pub const PING_MS: Ms = 30_000;
+/// A peer whose last pong is older is gone.
+pub const STALE_MS: Ms = 75_000;
+/// Verbs other than `send` and `client_ack` that a connection may use at once, and per second.
+pub const VERB_BURST: u64 = 200;
+/// See [`VERB_BURST`].
+pub const VERBS_PER_SECOND: u64 = 50;
+/// What a malformed frame weighs in verbs.
+const MALFORMED_WEIGHT: u64 = 10;
+
+/// From the owner to one connection.
+#[derive(Debug, Clone)]
+pub enum ToEdge {
+    /// A new epoch: send again what has no result.
+    Reset(Epoch),
+    /// The hello was accepted.
+    Attached {
+        /// What this connection now holds.
+        held: Held,
+        /// The attach's number.
+        number: u64,
+        /// `hello_ack`.
+        frame: Frame,
+    },
+    /// The hello was refused.
+    Refused {
+        /// The attach's number.
+        number: u64,
+        /// Why.
+        frame: Option<Frame>,
+        /// How the socket ends.
+        close: Close,
+    },
+    /// The result of a command.
+    Result {
+        /// Which.
+        number: u64,
+        /// What the peer is told, if anything.
+        frame: Option<Frame>,
+    },
+    /// An envelope.
+    Push {
+        /// What.
+        envelope: Arc<Envelope>,
+        /// Do not say which member sent it.
+        hide_member: bool,
+    },
+    /// An event.
+    Event(Arc<Frame>),
+    /// Ping the peer behind what was pushed.
+    Probe(u64),
+    /// End the connection.
+    Close(Close),
+}
+
+impl ToEdge {
+    /// Bytes it holds in memory, near enough to bound an outbox with.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Push { envelope, .. } => envelope.bytes(),
+            Self::Result { frame: Some(Frame::PeersList { peers, .. }), .. } => {
+                256 + peers.len() * 512
+            }
+            Self::Attached { .. } | Self::Event(_) => 1024,
+            _ => 256,
+        }
+    }
+}
+
+/// What the connection's task must do, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Join the link to this mesh's owner, as `conn`.
+    Open {
+        /// The connection.
+        conn: ConnId,
+        /// The mesh.
+        mesh: MeshId,
+    },
+    /// Pass this to the owner.
+    Up(Numbered),
+    /// A probe came back.
+    Pong(ConnId, u64),
+    /// Write a frame.
+    Write(Frame),
+    /// Write an event, shared with others.
+    WriteEvent(Arc<Frame>),
+    /// Write an envelope.
+    WritePush {
+        /// Of which mesh.
+        mesh: MeshId,
+        /// What.
+        envelope: Arc<Envelope>,
+        /// Do not say which member sent it.
+        hide_member: bool,
+    },
+    /// Write a ping. 0 is the keep-alive's; others are probes.
+    Ping(u64),
+    /// Write a close frame; nothing is written or read behind it.
+    Close(Close),
+    /// Drop the socket without a word: the peer is gone.
+    Terminate,
+    /// The link may forget this connection: everything it asked for has been done or given up.
+    Shut(ConnId),
+    /// Count a hello that was refused here.
+    CountRejected(&'static str),
+    /// Count a frame that was neither executed nor answered.
+    CountUnanswered,
+    /// An ack reached the peer's side this long after its send was read.
+    ObserveAck(Ms),
+}
+
+/// How the operator bounds a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct EdgeLimits {
+    /// How long a socket may go without a hello.
+    pub hello_timeout_ms: Ms,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No hello yet.
+    Greeting { until: Ms },
+    /// A hello is being answered.
+    Attaching,
+    /// At home.
+    Attached,
+    /// Another hello came: the old line is let go before the new one is taken up.
+    Switching(MeshId, Box<Attach>),
+    /// The socket is gone; what was read from it is still being executed.
+    Closing,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    conn: ConnId,
+    next_conn: fn(ConnId) -> ConnId,
+    mesh: Option<MeshId>,
+    epoch: Option<Epoch>,
+    window: Window<Arc<Command>>,
+    phase: Phase,
+    /// Verbs in the bucket, times 1000, and when it was last filled.
+    verbs: (u64, Ms),
+    ping_at: Ms,
+    last_pong: Ms,
+    out: Vec<Action>,
+}
+
+impl Session {
+    /// A socket has been opened. `conn` names its first line to an owner, `next_conn` makes the
+    /// name of the next, should the peer say hello again.
+    pub fn new(conn: ConnId, next_conn: fn(ConnId) -> ConnId, limits: EdgeLimits, now: Now) -> Self {
+        Self {
+            conn,
+            next_conn,
+            mesh: None,
+            epoch: None,
+            window: Window::default(),
+            phase: Phase::Greeting { until: now.mono + limits.hello_timeout_ms },
+            verbs: (VERB_BURST * 1000, now.mono),
+            ping_at: Ms::MAX,
+            last_pong: now.mono,
+            out: Vec::new(),
+        }
+    }
+
+    /// Whether the socket should be read.
+    pub fn wants_read(&self) -> bool {
+        match self.phase {
+            Phase::Greeting { .. } => true,
+            Phase::Attached => !self.window.is_full(),
+            _ => false,
+        }
+    }
+
+    /// Whether no hello has been accepted for work yet.
+    pub fn is_greeting(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. })
+    }
+
+    /// Whether everything is over.
+    pub fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
+    }
+
+    /// Whether the socket itself is no longer needed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Done)
+    }
+
+    /// When [`tick`](Self::tick) is due.
+    pub fn deadline(&self) -> Option<Ms> {
+        let own = match self.phase {
+            Phase::Greeting { until } => Some(until),
+            Phase::Attached => Some(self.ping_at),
+            _ => None,
+        };
+        [own, self.window.deadline()].into_iter().flatten().min()
+    }
+
+    /// What is to be done, in order.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
+        self.out.drain(..)
+    }
+
+    // --- from the peer ---------------------------------------------------------------------
+
+    /// A frame was read.
+    pub fn frame(&mut self, now: Now, text: &str) {
+        if self.is_closed() {
+            return;
+        }
+        let frame = match client::parse(text) {
+            Ok(frame) => frame,
+            Err(malformed) => return self.malformed(now, malformed),
+        };
+        let free = matches!(frame, client::Frame::Send(_) | client::Frame::ClientAck(_))
+            && matches!(self.phase, Phase::Attached);
+        if !free && !self.afford(now, 1) {
+            return self.close(now, close::FLOOD);
+        }
+        match frame {
+            client::Frame::Hello(hello) => {
+                let mesh = hello.mesh_id.as_str().into();
+                self.hello(now, mesh, auth::hello(hello, now.wall));
+            }
+            client::Frame::SessionHello(hello) => {
+                let mesh = hello.mesh_id.as_str().into();
+                self.hello(now, mesh, auth::session_hello(hello, now.wall));
+            }
+            frame if !matches!(self.phase, Phase::Attached) => {
+                let (id, req_id) = echo(&frame);
+                self.error("no_hello", "must send hello first", id, req_id);
+            }
+            client::Frame::Send(send) => self.push(now, Command::Send(send)),
+            client::Frame::ClientAck(ack) => {
+                if ack.broker_message_id.is_some() || ack.client_message_id.is_some() {
+                    self.push(now, Command::ClientAck(ack));
+                }
+            }
+            client::Frame::ListPeers { req_id } => self.push(now, Command::ListPeers { req_id }),
+            client::Frame::MessageStatus(ask) => self.push(now, Command::MessageStatus(ask)),
+            client::Frame::Other { verb, req_id: Some(req_id) } => {
+                let text = format!("this broker does not support {verb}");
+                self.error("not_implemented", &text, None, Some(req_id));
+            }
+            client::Frame::Other { .. } => self.out.push(Action::CountUnanswered),
+        }
+    }
+
+    /// The peer answered a ping.
+    pub fn pong(&mut self, now: Now, nonce: u64) {
+        self.last_pong = now.mono;
+        if nonce != 0 && matches!(self.phase, Phase::Attached) {
+            self.out.push(Action::Pong(self.conn, nonce));
+        }
+    }
+
+    /// The peer has closed the socket, or it broke.
+    pub fn closed(&mut self, now: Now) {
+        match self.phase {
+            Phase::Closing | Phase::Done => {}
+            Phase::Greeting { .. } => self.phase = Phase::Done,
+            _ => {
+                self.phase = Phase::Closing;
+                self.push(now, Command::Detach);
+            }
+        }
+    }
+
+    /// The node ends the connection.
+    pub fn close(&mut self, now: Now, close: Close) {
+        if !self.is_closed() {
+            self.out.push(Action::Close(close));
+            self.closed(now);
+        }
+    }
+
+    fn hello(&mut self, now: Now, mesh: MeshId, checked: Result<Attach, Rejection>) {
+        let attach = match checked {
+            Ok(attach) => Box::new(attach),
+            Err(rejection) => return self.reject(now, &rejection),
+        };
+        if matches!(self.phase, Phase::Attached) {
+            self.phase = Phase::Switching(mesh, attach);
+            self.push(now, Command::Detach);
+        } else {
+            self.take_up(now, mesh, attach);
+        }
+    }
+
+    fn take_up(&mut self, now: Now, mesh: MeshId, attach: Box<Attach>) {
+        self.phase = Phase::Attaching;
+        self.mesh = Some(mesh.clone());
+        self.epoch = None;
+        self.out.push(Action::Open { conn: self.conn, mesh });
+        self.push(now, Command::Attach(attach));
+    }
+
+    fn reject(&mut self, now: Now, rejection: &Rejection) {
+        self.out.push(Action::CountRejected(rejection.label));
+        self.error(rejection.code, &rejection.message, None, None);
+        self.close(now, rejection.close());
+    }
+
+    fn malformed(&mut self, now: Now, malformed: Malformed) {
+        if !self.afford(now, MALFORMED_WEIGHT) {
+            return self.close(now, close::FLOOD);
+        }
+        let Malformed { verb, id, req_id, reason } = malformed;
+        match verb.as_deref() {
+            Some("hello" | "session_hello") => {
+                self.out.push(Action::CountRejected("malformed"));
+                self.error("malformed", &format!("hello rejected: {reason}"), id, req_id);
+                self.close(now, Close::rejected("malformed"));
+            }
+            Some("send") if id.is_some() && matches!(self.phase, Phase::Attached) => {
+                self.out.push(Action::CountUnanswered);
+                let refused = Ack::refused(id, format!("invalid: {reason}"));
+                self.out.push(Action::Write(Frame::Ack(refused)));
+            }
+            _ if id.is_some() || req_id.is_some() => self.error("malformed", &reason, id, req_id),
+            _ => self.out.push(Action::CountUnanswered),
+        }
+    }
+
+    fn error(&mut self, code: &str, message: &str, id: Option<String>, req_id: Option<String>) {
+        let error = server::Error {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            id: id.or_else(|| req_id.clone()),
+            req_id,
+        };
+        self.out.push(Action::Write(Frame::Error(error)));
+    }
+
+    fn afford(&mut self, now: Now, weight: u64) -> bool {
+        let (level, since) = self.verbs;
+        let earned = now.mono.saturating_sub(since).saturating_mul(VERBS_PER_SECOND);
+        let level = (level + earned).min(VERB_BURST * 1000);
+        let allowed = level >= weight * 1000;
+        self.verbs = (if allowed { level - weight * 1000 } else { level }, now.mono);
+        allowed
+    }
+
+    // --- to the owner ----------------------------------------------------------------------
+
+    fn push(&mut self, now: Now, command: Command) {
+        let bytes = command.bytes();
+        let command = Arc::new(command);
+        let number = self.window.push(command.clone(), bytes, now.mono);
+        if let Some(epoch) = self.epoch {
+            let base = self.window.base();
+            self.out.push(Action::Up(Numbered { conn: self.conn, epoch, base, number, command }));
+        }
+    }
+
+    // --- from the owner --------------------------------------------------------------------
+
+    /// The owner says something.
+    pub fn deliver(&mut self, now: Now, item: ToEdge) {
+        match item {
+            ToEdge::Reset(epoch) => self.reset(epoch),
+            ToEdge::Attached { number, frame, .. } => {
+                if self.release(number).is_some() && matches!(self.phase, Phase::Attaching) {
+                    self.phase = Phase::Attached;
+                    self.last_pong = now.mono;
+                    self.ping_at = now.mono + PING_MS;
+                    self.out.push(Action::Write(frame));
+                }
+            }
+            ToEdge::Refused { number, frame, close } => {
+                self.release(number);
+                if !self.is_closed() {
+                    self.out.extend(frame.map(Action::Write));
+                    self.out.push(Action::Close(close));
+                }
+                self.finish();
+            }
+            ToEdge::Result { number, frame } => self.result(now, number, frame),
+            ToEdge::Close(close) => self.close(now, close),
+            _ if !matches!(self.phase, Phase::Attached) => {}
+            ToEdge::Push { envelope, hide_member } => {
+                if let Some(mesh) = self.mesh.clone() {
+                    self.out.push(Action::WritePush { mesh, envelope, hide_member });
+                }
+            }
+            ToEdge::Event(frame) => self.out.push(Action::WriteEvent(frame)),
+            ToEdge::Probe(nonce) => self.out.push(Action::Ping(nonce)),
+        }
+    }
+
+    fn reset(&mut self, epoch: Epoch) {
+        self.epoch = Some(epoch);
+        let (conn, base) = (self.conn, self.window.base());
+        let again = self.window.unreleased().map(|(number, command)| {
+            Action::Up(Numbered { conn, epoch, base, number, command: command.clone() })
+        });
+        self.out.extend(again);
+    }
+
+    fn release(&mut self, number: u64) -> Option<(Arc<Command>, Ms)> {
+        self.window.release(number)
+    }
+
+    fn result(&mut self, now: Now, number: u64, frame: Option<Frame>) {
+        let Some((command, since)) = self.release(number) else { return };
+        if let Some(frame) = frame
+            && !self.is_closed()
+        {
+            if matches!(&frame, Frame::Ack(ack) if ack.queued) {
+                self.out.push(Action::ObserveAck(now.mono.saturating_sub(since)));
+            }
+            self.out.push(Action::Write(frame));
+        }
+        if matches!(*command, Command::Detach) {
+            self.detached(now);
+        }
+    }
+
+    fn detached(&mut self, now: Now) {
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Switching(mesh, attach) => {
+                self.out.push(Action::Shut(self.conn));
+                self.conn = (self.next_conn)(self.conn);
+                self.window = Window::default();
+                self.take_up(now, mesh, attach);
+            }
+            _ => self.finish(),
+        }
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Done;
+        self.out.push(Action::Shut(self.conn));
+    }
+
+    // --- time ------------------------------------------------------------------------------
+
+    /// A deadline may have passed.
+    pub fn tick(&mut self, now: Now) {
+        if let Phase::Greeting { until } = self.phase
+            && until <= now.mono
+        {
+            return self.close(now, close::HELLO_TIMEOUT);
+        }
+        while let Some(number) = self.window.overdue(now.mono) {
+            self.give_up(now, number);
+        }
+        if matches!(self.phase, Phase::Attached) && self.ping_at <= now.mono {
+            // A peer we do not read cannot show that it lives.
+            if !self.wants_read() {
+                self.last_pong = now.mono;
+            }
+            if now.mono.saturating_sub(self.last_pong) > STALE_MS {
+                self.out.push(Action::Terminate);
+                return self.closed(now);
+            }
+            self.ping_at = now.mono + PING_MS;
+            self.out.push(Action::Ping(0));
+        }
+    }
+
+    /// The owner does not answer: say so in its stead. Every refusal here may be retried.
+    fn give_up(&mut self, now: Now, number: u64) {
+        let Some((command, _)) = self.release(number) else { return };
+        let req_id = match &*command {
+            Command::Send(send) => {
+                if !self.is_closed() {
+                    let refused = Ack::refused(send.id.clone(), UNAVAILABLE);
+                    self.out.push(Action::Write(Frame::Ack(refused)));
+                }
+                return;
+            }
+            Command::Attach(_) => {
+                self.error("unavailable", "the broker cannot answer a hello now", None, None);
+                return self.close(now, close::UNAVAILABLE);
+            }
+            Command::Detach => return self.detached(now),
+            Command::ClientAck(_) => return,
+            Command::ListPeers { req_id } => req_id,
+            Command::MessageStatus(ask) => &ask.req_id,
+        };
+        if req_id.is_some() && !self.is_closed() {
+            self.error("unavailable", "the broker cannot answer now", None, req_id.clone());
+        }
+    }
+}
+
+fn echo(frame: &client::Frame) -> (Option<String>, Option<String>) {
+    match frame {
+        client::Frame::Send(send) => (send.id.clone(), None),
+        client::Frame::ListPeers { req_id } | client::Frame::Other { req_id, .. } => {
+            (None, req_id.clone())
+        }
+        client::Frame::MessageStatus(ask) => (None, ask.req_id.clone()),
+        _ => (None, None),
+    }
+}
