@@ -124,6 +124,11 @@ impl Delivery {
         Self { queues, tickets, ..Self::default() }
     }
 
+    /// Bytes of envelopes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A ticket for a question of anybody's.
     pub(crate) fn ticket(&mut self) -> Ticket {
         self.tickets += 1;

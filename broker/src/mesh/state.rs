@@ -129,6 +129,11 @@ impl Mesh {
         self.roster.len()
     }
 
+    /// Bytes of envelopes in memory. Bounded by [`MESH_BYTES`](super::MESH_BYTES) and a page.
+    pub fn cached_bytes(&self) -> usize {
+        self.delivery.bytes()
+    }
+
     /// When [`Input::Tick`] is due.
     pub fn deadline(&self) -> Option<Ms> {
         match self.phase {

@@ -1,0 +1,190 @@
+//! Peers as real clients behave: pipelined sends, the same id until acked, reconnects with a back
+//! off, acks for most pushes, and some that never ack at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::canonical;
+use protocol::signature::Keypair;
+use serde_json::{Value, json};
+
+use crate::rng::Rng;
+
+pub(crate) const MESH: &str = "simulated-mesh";
+
+/// What kind of peer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `session_hello`, acks.
+    Session,
+    /// Plain `hello` from a daemon, acks.
+    Daemon,
+    /// Plain `hello`, never acks; its WebSocket library answers pings.
+    Silent,
+}
+
+/// A message a client wants delivered.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) key: Option<String>,
+    pub(crate) body: String,
+    pub(crate) target: Target,
+    pub(crate) priority: &'static str,
+    pub(crate) sent_at: u64,
+    pub(crate) tries: u32,
+    /// Every connection it was written on.
+    pub(crate) sockets: Vec<u64>,
+}
+
+/// Whom it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// This client's session key.
+    Session(usize),
+    /// This client's member.
+    Member(usize),
+    /// Everybody.
+    All,
+    /// Nobody anyone knows.
+    Nobody,
+}
+
+pub(crate) struct Client {
+    pub(crate) index: usize,
+    pub(crate) kind: Kind,
+    pub(crate) member: usize,
+    pub(crate) member_keys: Keypair,
+    pub(crate) session_keys: Keypair,
+    pub(crate) session_id: String,
+    pub(crate) socket: Option<u64>,
+    pub(crate) attached: bool,
+    pub(crate) hello_at: u64,
+    pub(crate) hello_text: String,
+    /// Wants to be connected from then on; `None` is never again.
+    pub(crate) back_at: Option<u64>,
+    pub(crate) presence: Option<String>,
+    /// When it last lost its connection or let it go, by its own account.
+    pub(crate) gone_since: Option<u64>,
+    pub(crate) unacked: BTreeMap<String, Outgoing>,
+    /// Acked, by body: the message id.
+    pub(crate) acked: BTreeMap<String, (String, Outgoing)>,
+    /// First receipts in order: (time, body, message id).
+    pub(crate) received: Vec<(u64, String, String)>,
+    pub(crate) seen: BTreeSet<String>,
+    /// Order in which bodies were first written, per socket.
+    pub(crate) written: BTreeMap<u64, Vec<String>>,
+    pub(crate) sent: u64,
+}
+
+impl Client {
+    pub(crate) fn new(index: usize, kind: Kind, member: usize, member_keys: Keypair, rng: &mut Rng) -> Self {
+        Self {
+            index,
+            kind,
+            member,
+            member_keys,
+            session_keys: Keypair::from_seed(&rng.bytes32()),
+            session_id: format!("session-{index}"),
+            socket: None,
+            attached: false,
+            hello_at: 0,
+            hello_text: String::new(),
+            back_at: Some(0),
+            presence: None,
+            gone_since: None,
+            unacked: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            received: Vec::new(),
+            seen: BTreeSet::new(),
+            written: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn member_id(&self) -> String {
+        format!("member-{}", self.member)
+    }
+
+    /// The key others address it by.
+    pub(crate) fn address(&self) -> String {
+        match self.kind {
+            Kind::Session => self.session_keys.public_hex(),
+            _ => self.member_keys.public_hex(),
+        }
+    }
+
+    pub(crate) fn acks(&self) -> bool {
+        self.kind != Kind::Silent
+    }
+
+    pub(crate) fn hello(&mut self, now: u64) -> String {
+        let (member, session) = (self.member_keys.public_hex(), self.session_keys.public_hex());
+        let timestamp = wall(now);
+        let mut frame = json!({
+            "meshId": MESH,
+            "sessionId": self.session_id,
+            "pid": self.index,
+            "cwd": "/src",
+            "hostname": format!("host-{}", self.index),
+            "timestamp": timestamp,
+        });
+        let extra = if self.kind == Kind::Session {
+            let expires = timestamp + 3_600_000;
+            let attestation = canonical::session_attestation(&member, &session, expires);
+            let hello = canonical::session_hello(MESH, &member, &session, timestamp);
+            json!({
+                "type": "session_hello",
+                "parentMemberId": self.member_id(),
+                "parentMemberPubkey": member,
+                "sessionPubkey": session,
+                "channel": "claudemesh-session",
+                "parentAttestation": {
+                    "sessionPubkey": session,
+                    "parentMemberPubkey": member,
+                    "expiresAt": expires,
+                    "signature": self.member_keys.sign(&attestation),
+                },
+                "signature": self.session_keys.sign(&hello),
+            })
+        } else {
+            let hello = canonical::hello(MESH, &self.member_id(), &member, timestamp);
+            let channel = if self.acks() { "claudemesh-daemon" } else { "bridge" };
+            json!({
+                "type": "hello",
+                "memberId": self.member_id(),
+                "pubkey": member,
+                "channel": channel,
+                "signature": self.member_keys.sign(&hello),
+            })
+        };
+        if let (Value::Object(frame), Value::Object(extra)) = (&mut frame, extra) {
+            frame.extend(extra);
+        }
+        self.hello_at = now;
+        self.hello_text = frame.to_string();
+        self.hello_text.clone()
+    }
+
+    /// The frame of a message, the same for every retry.
+    pub(crate) fn frame(message: &Outgoing, address: &str) -> String {
+        let mut frame = json!({
+            "type": "send",
+            "targetSpec": address,
+            "priority": message.priority,
+            "nonce": "n",
+            "ciphertext": message.body,
+        });
+        if let Some(key) = &message.key {
+            frame["id"] = json!(key);
+            frame["client_message_id"] = json!(key);
+            frame["request_fingerprint"] = json!(format!("fp-{key}"));
+        } else {
+            frame["id"] = json!(message.body);
+        }
+        frame.to_string()
+    }
+}
+
+/// Virtual milliseconds as wall time.
+pub(crate) fn wall(now: u64) -> i64 {
+    1_800_000_000_000 + now as i64
+}

@@ -1,0 +1,91 @@
+//! What goes wrong on its own, and what is made wrong on purpose.
+
+use std::collections::BTreeMap;
+
+/// Faults every run may meet. Each must fire somewhere in the gate's seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    CrashBeforeCommit,
+    CrashAfterCommit,
+    CrashBeforeActivation,
+    CrashAfterActivation,
+    CrashAnytime,
+    CommitRefusedUnknown,
+    CommitDoneUnknown,
+    CommitDoneLate,
+    ZombieCommitLands,
+    StoreDown,
+    StoreSlow,
+    ActivationFailed,
+    AnswerFailed,
+    PoisonRow,
+    SocketCut,
+    SocketHalfOpen,
+    PeerStalls,
+    CleanClose,
+    CloseBehindSends,
+    Departure,
+    LateReturn,
+    Retry,
+    AckWithheld,
+    AckTwice,
+    ForeignAck,
+    HostileFrame,
+    HelloAgain,
+    TwoProcesses,
+    Overload,
+}
+
+pub(crate) const ALL_FAULTS: [Fault; 29] = {
+    use Fault::*;
+    [
+        CrashBeforeCommit, CrashAfterCommit, CrashBeforeActivation, CrashAfterActivation,
+        CrashAnytime, CommitRefusedUnknown, CommitDoneUnknown, CommitDoneLate, ZombieCommitLands,
+        StoreDown, StoreSlow, ActivationFailed, AnswerFailed, PoisonRow, SocketCut,
+        SocketHalfOpen, PeerStalls, CleanClose, CloseBehindSends, Departure, LateReturn, Retry,
+        AckWithheld, AckTwice, ForeignAck, HostileFrame, HelloAgain, TwoProcesses, Overload,
+    ]
+};
+
+/// How often each fired.
+pub type Coverage = BTreeMap<Fault, u64>;
+
+/// Mistakes that the checker must catch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// The ack leaves before the commit has ended.
+    AckBeforeCommit,
+    /// The epoch is compared, but the row not locked.
+    NoRowLock,
+    /// The tail is read in the snapshot in which the raise began to wait.
+    OneSnapshot,
+    /// A key that was accepted before is accepted again.
+    DedupeDropped,
+    /// A restarted owner gives every lease in grace all of it again.
+    GraceRestarted,
+    /// A page of the queue comes from its end.
+    PageUnordered,
+    /// Pushes to one connection overtake each other.
+    PushesSwapped,
+    /// One recipient's confirmation counts for all.
+    ConfirmedByAnother,
+    /// The body goes with the first confirmation, not the last.
+    BodyDroppedEarly,
+    /// Any epoch may commit.
+    FenceIgnored,
+    /// A new lease is not written.
+    LeaseNotSaved,
+    /// What was pushed counts as confirmed.
+    ConfirmedByPush,
+    /// A joining peer is announced, but the departure of a gone one never.
+    GraceForever,
+}
+
+pub(crate) const ALL_PLANTED: [Planted; 13] = {
+    use Planted::*;
+    [
+        AckBeforeCommit, NoRowLock, OneSnapshot, DedupeDropped, GraceRestarted, PageUnordered,
+        PushesSwapped, ConfirmedByAnother, BodyDroppedEarly, FenceIgnored, LeaseNotSaved,
+        ConfirmedByPush, GraceForever,
+    ]
+};
