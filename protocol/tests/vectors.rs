@@ -1,5 +1,7 @@
 //! The crate against libsodium: what it signs, we verify and sign identically; what it refuses, we refuse.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use protocol::canonical;
 use protocol::invite::Invite;
 use protocol::signature::{self, Keypair, Refused};
@@ -10,7 +12,7 @@ struct Vectors {
     keys: Vec<Key>,
     signed: Vec<Signed>,
     invites: Vec<Invited>,
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<Case>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +50,7 @@ struct Invited {
 }
 
 #[derive(Deserialize)]
-struct Verdict {
+struct Case {
     why: String,
     pubkey: String,
     signature: String,
@@ -129,7 +131,7 @@ fn invites_are_written_and_read_as_libsodium_clients_do() {
 #[test]
 fn an_invite_changed_in_any_value_no_longer_verifies() {
     let Invited { invite, .. } = vectors().invites.remove(0);
-    let changes: [fn(&mut Invite); 7] = [
+    let edits: [fn(&mut Invite); 7] = [
         |invite| invite.v = 2,
         |invite| invite.mesh_id.push('0'),
         |invite| invite.mesh_slug.push('0'),
@@ -138,9 +140,9 @@ fn an_invite_changed_in_any_value_no_longer_verifies() {
         |invite| invite.mesh_root_key.push('0'),
         |invite| invite.role = "admin".into(),
     ];
-    for change in changes {
+    for edit in edits {
         let mut changed = invite.clone();
-        change(&mut changed);
+        edit(&mut changed);
         assert_eq!(changed.verify(), Err(Refused::Bad), "{}", changed.canonical());
     }
 }
@@ -156,7 +158,7 @@ fn a_damaged_token_is_none() {
 
 #[test]
 fn verdicts_are_libsodiums() {
-    for Verdict { why, pubkey, signature, message, verdict } in vectors().verdicts {
+    for Case { why, pubkey, signature, message, verdict } in vectors().verdicts {
         let expected = match verdict.as_str() {
             "good" => Ok(()),
             "bad" => Err(Refused::Bad),

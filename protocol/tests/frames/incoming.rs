@@ -67,9 +67,11 @@ const BOUNDS: [(&str, usize); 27] = [
 /// Every sample with every bounded field it has.
 fn bounded_fields() -> impl Iterator<Item = (Value, &'static str, usize)> {
     samples().into_iter().flat_map(|frame| {
-        BOUNDS.into_iter().filter_map(move |(pointer, max)| {
-            frame.pointer(pointer).is_some().then(|| (frame.clone(), pointer, max))
-        })
+        BOUNDS
+            .into_iter()
+            .filter(|(pointer, _)| frame.pointer(pointer).is_some())
+            .map(|(pointer, max)| (frame.clone(), pointer, max))
+            .collect::<Vec<_>>()
     })
 }
 

@@ -112,8 +112,8 @@ proptest! {
                 prop_assert_eq!(after.as_str(), &newcomer, "a key moved between two old nodes");
             }
         }
-        // A fair share, give or take what 512 points and 2,000 keys leave to chance.
-        let fair = f64::from(KEYS) / (names.len() + 1) as f64;
-        prop_assert!((0.7 * fair..1.3 * fair).contains(&f64::from(moved)), "{} of {}", moved, fair);
+        // A fair share, give or take 30 %: what 512 points and 2,000 keys leave to chance.
+        let shares = moved * u32::try_from(names.len() + 1).unwrap();
+        prop_assert!((KEYS * 7 / 10..KEYS * 13 / 10).contains(&shares), "{} moved", moved);
     }
 }
