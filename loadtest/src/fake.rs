@@ -120,6 +120,7 @@ impl Fake {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Mutex<Shared>>, fault: Fault) {
+    stream.set_nodelay(true).unwrap();
     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
     let (outbox, mut inbox) = mpsc::channel(OUTBOX);
     let mut me = String::new();

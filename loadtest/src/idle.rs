@@ -97,9 +97,14 @@ async fn rest(
     open: Arc<AtomicU32>,
     mut over: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    let door = doors.acquire().await;
-    let mut pipe = Pipe::open(&url, identity.session_hello(wall_ms())).await?;
-    drop(door);
+    let opening = async {
+        let _door = doors.acquire().await;
+        Pipe::open(&url, identity.session_hello(wall_ms())).await
+    };
+    let mut pipe = tokio::select! {
+        opened = opening => opened?,
+        _ = over.wait_for(|over| *over) => return Ok(()),
+    };
     open.fetch_add(1, Relaxed);
     let mut frames = Vec::new();
     let ended = loop {

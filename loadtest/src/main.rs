@@ -41,6 +41,8 @@ pub(crate) enum Error {
     Connect { url: String, why: String },
     #[error("hello refused: {0}")]
     Hello(String),
+    #[error("a peer has ended before the start: {0}")]
+    Peer(String),
     #[error("connection lost: {0}")]
     Lost(String),
     #[error("process {pid}: {why}")]

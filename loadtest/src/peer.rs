@@ -113,7 +113,10 @@ impl Peer {
         phase: &mut watch::Receiver<Phase>,
         first: bool,
     ) -> Result<(), Error> {
-        let mut pipe = self.open().await?;
+        let mut pipe = tokio::select! {
+            opened = self.open() => opened?,
+            _ = phase.wait_for(|phase| *phase == Phase::Over) => return Ok(()),
+        };
         if first {
             self.run.progress.connected.fetch_add(1, Relaxed);
         }

@@ -143,3 +143,50 @@ impl Pipe {
         let _ = timeout(FAREWELL, farewell).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::accept_async;
+
+    use super::*;
+
+    /// A broker that pings, and pushes only once it has its pong.
+    #[tokio::test]
+    async fn a_ping_is_answered_while_waiting_for_frames() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+        let broker = async {
+            let mut socket = accept_async(listener.accept().await.unwrap().0).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+            socket.send(Message::text(r#"{"type":"hello_ack"}"#)).await.unwrap();
+            socket.send(Message::Ping("nonce".into())).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong("nonce".into()));
+            socket.send(Message::text("pushed")).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("last words"));
+            assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+        };
+        let peer = async {
+            let mut pipe = Pipe::open(&url, "hello".to_owned()).await.unwrap();
+            let mut frames = Vec::new();
+            pipe.receive(&mut frames).await.unwrap();
+            assert_eq!(frames, ["pushed"]);
+            pipe.queue("last words".to_owned());
+            pipe.close().await;
+        };
+        tokio::join!(broker, peer);
+    }
+
+    #[tokio::test]
+    async fn a_refused_hello_says_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+        let broker = async {
+            let mut socket = accept_async(listener.accept().await.unwrap().0).await.unwrap();
+            let refusal = r#"{"type":"error","code":"capacity","message":"full"}"#;
+            socket.send(Message::text(refusal)).await.unwrap();
+        };
+        let (opened, ()) = tokio::join!(Pipe::open(&url, "hello".to_owned()), broker);
+        assert_eq!(opened.err().unwrap().to_string(), "hello refused: capacity: full");
+    }
+}

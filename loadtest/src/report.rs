@@ -36,7 +36,8 @@ pub(crate) struct Report {
     pub(crate) inversions_of_resent: u64,
     /// Pushes that are not of this run or came to the wrong peer.
     pub(crate) foreign: u64,
-    pub(crate) connections_lost: Vec<String>,
+    /// By the reason given.
+    pub(crate) connections_lost: BTreeMap<String, u64>,
     /// From the first send to the last delivery.
     pub(crate) seconds: f64,
     /// Deliveries per second over that time.
@@ -128,8 +129,8 @@ impl fmt::Display for Report {
         for (code, count) in &self.errors {
             writeln!(f, "  error     {count} × {code}")?;
         }
-        for why in &self.connections_lost {
-            writeln!(f, "  lost      {why}")?;
+        for (why, count) in &self.connections_lost {
+            writeln!(f, "  lost      {count} × {why}")?;
         }
         writeln!(
             f,
@@ -187,6 +188,10 @@ mod tests {
         Report { planned: 10, sent: 10, accepted: 9, refused: 1, delivered: 9, ..Report::default() }
     }
 
+    fn lost() -> BTreeMap<String, u64> {
+        BTreeMap::from([("closed 1001".to_owned(), 1)])
+    }
+
     #[test]
     fn every_fault_fails_the_run() {
         assert!(good().verdict());
@@ -197,11 +202,11 @@ mod tests {
             Report { foreign: 1, ..good() },
             Report { accepted: 8, unanswered: 1, ..good() },
             Report { accepted: 0, refused: 10, ..good() },
-            Report { connections_lost: vec!["closed 1001".into()], ..good() },
+            Report { connections_lost: lost(), ..good() },
             Report::default(),
         ] {
             assert!(!fault.verdict(), "{fault}");
         }
-        assert!(Report { retry: true, connections_lost: vec!["x".into()], ..good() }.verdict());
+        assert!(Report { retry: true, connections_lost: lost(), ..good() }.verdict());
     }
 }

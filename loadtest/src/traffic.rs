@@ -125,7 +125,7 @@ async fn connected(run: &Run, tasks: &mut JoinSet<Peer>) -> Result<(), Error> {
         tokio::select! {
             Some(peer) = tasks.join_next() => {
                 let lost = peer.map(|peer| peer.lost.join("; ")).unwrap_or_default();
-                return Err(Error::Lost(lost));
+                return Err(Error::Peer(lost));
             }
             () = sleep(LOOK) => {}
         }
@@ -216,7 +216,9 @@ fn gather(report: &mut Report, peers: Vec<Peer>) {
         for (code, count) in peer.errors {
             *report.errors.entry(code).or_default() += count;
         }
-        report.connections_lost.extend(peer.lost);
+        for why in peer.lost {
+            *report.connections_lost.entry(why).or_default() += 1;
+        }
     }
     report.ack = acks.summary();
     report.delivery = deliveries.summary();

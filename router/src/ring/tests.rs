@@ -1,3 +1,5 @@
+//! What a ring promises: one owner, the same for all, and few moves.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
