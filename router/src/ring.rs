@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use consistent_hash::{Node, RingHash, StaticHashRing};
 
-/// Points of a node of weight 1. With 512 the fullest of eight nodes holds some 5 % more than its
-/// share; 100 nodes take about 2 MB and 2 ms to place.
+/// Points of a node of weight 1. With 512 the fullest of eight nodes holds 5 to 7 % more than its
+/// share (200,000 keys); at 16 bytes a point 100 nodes take 0.8 MB.
 const POINTS: usize = 512;
 
 /// A node's name, compared as text.
