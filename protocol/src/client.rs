@@ -261,7 +261,7 @@ const SEND_PREFIX: &str = r#"{"type":"send","#;
 ///
 /// # Errors
 /// [`Malformed`] if it is no JSON object with a `type`, if a field has the wrong type, exceeds its
-/// bound in [`limits`] or contains `U+0000`.
+/// bound in [`limits`] or contains `U+0000`. Signatures are not bounded here: what verifies them is.
 pub fn parse(text: &str) -> Result<Frame, Malformed> {
     read(text).map_err(|reason| refuse(text, reason))
 }
@@ -269,6 +269,10 @@ pub fn parse(text: &str) -> Result<Frame, Malformed> {
 fn read(text: &str) -> Result<Frame, String> {
     if text.starts_with(SEND_PREFIX) {
         return bounded(Frame::Send(typed(text)?));
+    }
+    // serde would fill a struct from an array too, field by field.
+    if !text.trim_start().starts_with('{') {
+        return Err("a frame is a JSON object".to_owned());
     }
     let head: Head<'_> = typed(text)?;
     let verb = head.verb.ok_or("a frame needs a type")?;

@@ -1,0 +1,100 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "Load generator and probes for brokers that speak the claudemesh protocol")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Every peer sends its messages as fast as the window of unacked ones lets it.
+    Burst {
+        /// Messages each peer sends.
+        #[arg(long, default_value_t = 1000)]
+        messages: u32,
+        #[command(flatten)]
+        traffic: Traffic,
+    },
+    /// All peers together send at a fixed rate, whatever comes back.
+    Pace {
+        /// Messages per second, of all peers together.
+        #[arg(long, default_value_t = 2000)]
+        rate: u32,
+        /// For how long.
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+        #[command(flatten)]
+        traffic: Traffic,
+    },
+    /// Opens sessions that do nothing and weighs the broker.
+    Idle(Idle),
+}
+
+#[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Traffic {
+    /// What `claudemesh-broker mesh create … --json` wrote.
+    #[arg(long)]
+    pub(crate) mesh: PathBuf,
+    /// The broker; given several times, peers take turns.
+    #[arg(long, required = true)]
+    pub(crate) url: Vec<String>,
+    /// Connections, spread over the members of the mesh.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) peers: u32,
+    /// Characters of ciphertext in a message.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) payload: usize,
+    /// Sends of one peer that may wait for their ack.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) in_flight: usize,
+    /// Connect with `hello` and an unproven session key instead of `session_hello`.
+    #[arg(long)]
+    pub(crate) hello: bool,
+    /// Do not confirm what is received with `client_ack`.
+    #[arg(long)]
+    pub(crate) no_ack: bool,
+    /// Send again, under the same id, what was not acked; reconnect when the socket ends.
+    #[arg(long)]
+    pub(crate) retry: bool,
+    /// Seconds after which what has not arrived counts as missing (after the last send is due).
+    #[arg(long, default_value_t = 120)]
+    pub(crate) deadline: u64,
+    /// The broker's process, to measure its processor time and memory; several are added up.
+    #[arg(long)]
+    pub(crate) pid: Vec<u32>,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Idle {
+    /// As for `burst`; given several times, sessions take turns.
+    #[arg(long, required = true)]
+    pub(crate) mesh: Vec<PathBuf>,
+    /// The broker; given several times, sessions take turns.
+    #[arg(long, required = true)]
+    pub(crate) url: Vec<String>,
+    /// Sessions to open.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) sessions: u32,
+    /// Rest before weighing.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// The broker's process; several are added up.
+    #[arg(long, required = true)]
+    pub(crate) pid: Vec<u32>,
+    /// Seconds that opening all of them may take.
+    #[arg(long, default_value_t = 120)]
+    pub(crate) deadline: u64,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
