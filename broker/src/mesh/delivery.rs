@@ -214,6 +214,7 @@ impl Delivery {
             self.bytes -= self.queues.entry(heir).or_default().append(&queue);
         }
         self.choose_holder(&outlet.member);
+        self.dirty.extend(self.members.get(&outlet.member).and_then(|(_, holder)| *holder));
     }
 
     /// Whether a recipient's lane can take one more.

@@ -36,10 +36,10 @@ const BEAT_MS: Ms = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// An activation is under way.
-    Activating,
-    /// The last one failed: the next comes then, and after that pauses so long.
-    Pausing { until: Ms, next: Ms },
+    /// An activation is under way; if it fails, pause so long.
+    Activating { pause: Ms },
+    /// The last one failed: the next comes then, and if it fails, the pause is longer.
+    Pausing { until: Ms, pause: Ms },
     /// The mesh is ours.
     Active,
     /// There is no such mesh.
@@ -85,7 +85,7 @@ impl Mesh {
         Self {
             id,
             limits,
-            phase: Phase::Activating,
+            phase: Phase::Activating { pause: BACKOFF_MS.0 },
             epoch: 0,
             floor: 0,
             seq: 0,
@@ -121,7 +121,7 @@ impl Mesh {
     /// Whether nothing would be lost by forgetting it.
     pub fn is_idle(&self) -> bool {
         let quiet = self.arrivals.is_empty() && self.pipeline.is_empty();
-        self.phase != Phase::Activating && self.roster.len() == 0 && quiet
+        !matches!(self.phase, Phase::Activating { .. }) && self.roster.len() == 0 && quiet
     }
 
     /// Leases, those in grace included.
@@ -282,25 +282,25 @@ impl Mesh {
     }
 
     fn not_activated(&mut self, now: Now) {
-        let pause = match self.phase {
-            Phase::Pausing { next, .. } => next,
-            _ => BACKOFF_MS.0,
-        };
-        let next = (pause * 2).min(BACKOFF_MS.1);
-        self.phase = Phase::Pausing { until: now.mono + pause, next };
+        if let Phase::Activating { pause } = self.phase {
+            let next = (pause * 2).min(BACKOFF_MS.1);
+            self.phase = Phase::Pausing { until: now.mono + pause, pause: next };
+        }
     }
 
     /// Nobody knows what the store holds: ask it, under a new epoch.
     fn reactivate(&mut self) {
-        self.phase = Phase::Activating;
+        self.activate(BACKOFF_MS.0);
+    }
+
+    fn activate(&mut self, pause: Ms) {
+        self.phase = Phase::Activating { pause };
         self.out.push(Effect::Activate { floor: self.floor });
     }
 
     fn tick(&mut self, now: Now) {
         match self.phase {
-            Phase::Pausing { until, .. } if until <= now.mono => {
-                self.out.push(Effect::Activate { floor: self.floor });
-            }
+            Phase::Pausing { until, pause } if until <= now.mono => self.activate(pause),
             Phase::Active => {
                 while let Some(no) = self.roster.over(now.mono) {
                     self.leave(now, no);

@@ -48,7 +48,7 @@ pub(crate) const ALL_FAULTS: [Fault; 29] = {
 };
 
 /// How often each fired.
-pub type Coverage = BTreeMap<Fault, u64>;
+pub(crate) type Coverage = BTreeMap<Fault, u64>;
 
 /// Mistakes that the checker must catch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

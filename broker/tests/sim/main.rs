@@ -1,12 +1,12 @@
 //! The cluster in virtual time, one seed at a time (design §3).
 //!
-//! `SIM_SEEDS=5000 cargo test --test sim` runs more seeds, `SIM_SEED=17` one.
+//! `SIM_SEEDS=5000 cargo test --test sim` runs more seeds, `SIM_SEED=17` one, and with
+//! `SIM_TRACE=body-0-4,client-2` prints what concerns these texts.
 
 #![expect(
     clippy::expect_used,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
-    missing_docs,
     reason = "a simulation that cannot go on should say where"
 )]
 
@@ -103,7 +103,11 @@ fn every_planted_fault_is_caught() {
     assert!(missed.is_empty(), "not caught in {PLANTED_SEEDS} seeds: {missed:?}");
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test's own knob")]
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    text(name)?.parse().ok()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own knob")]
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

@@ -148,40 +148,42 @@ impl World {
     fn forget_socket(&mut self, index: usize, back_at: Option<u64>) {
         let now = self.now;
         let client = &mut self.clients[index];
+        let mut gone_since = now;
         if let Some(socket) = client.socket.take()
             && let Some(state) = self.sockets.get_mut(&socket)
         {
             state.client_end = false;
+            gone_since = state.lost_at.unwrap_or(now);
         }
         if std::mem::take(&mut client.attached) {
-            client.gone_since = Some(now);
+            client.gone_since = Some(gone_since);
         }
         client.back_at = back_at;
     }
 
     pub(crate) fn to_client(&mut self, socket: u64, down: Down) {
-        let Some(state) = self.sockets.get(&socket) else { return };
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
         if !state.client_end {
             return;
         }
         if state.stalled {
-            return self.at(200, Event::ToClient(socket, down));
+            return state.unseen.push_back(down);
         }
         let index = state.client;
         match down {
             Down::Ping(nonce) => self.up(socket, Up::Pong(nonce)),
-            Down::Closed(_) => {
+            Down::Closed => {
                 let pause = self.rng.between(20, 2_500);
                 self.forget_socket(index, Some(self.now + pause));
             }
             Down::Text(text) => {
                 let frame: Value = serde_json::from_str(&text).expect("the broker writes JSON");
-                self.read(index, socket, &frame);
+                self.understand(index, socket, &frame);
             }
         }
     }
 
-    fn read(&mut self, index: usize, socket: u64, frame: &Value) {
+    fn understand(&mut self, index: usize, socket: u64, frame: &Value) {
         let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
         let (now, client) = (self.now, &mut self.clients[index]);
         match frame["type"].as_str().unwrap_or_default() {
@@ -304,7 +306,7 @@ impl World {
                     state.stalled = true;
                 }
             }
-            (9, _) => self.sockets.values_mut().for_each(|socket| socket.stalled = false),
+            (9, _) => self.unstall(),
             (10, Some(_)) => {
                 self.fire(Fault::CleanClose);
                 let back = self.rng.between(100, 20_000);

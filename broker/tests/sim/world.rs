@@ -9,7 +9,7 @@ use broker::mesh::{Limits, Mesh};
 use broker::model::{Epoch, Member, MeshCommit, Outcome, Write};
 use protocol::server::Frame;
 use protocol::signature::Keypair;
-use protocol::{Close, MeshId};
+use protocol::MeshId;
 
 use crate::check::Checker;
 use crate::client::{Client, Kind, MESH, wall};
@@ -34,6 +34,7 @@ pub(crate) enum Event {
     MeshTick(u64),
     SocketTick(u64),
     ToServer(u64, Up),
+    Read(u64),
     ToClient(u64, Down),
     OpBegin(u64),
     OpEnd(u64),
@@ -56,7 +57,7 @@ pub(crate) enum Up {
 pub(crate) enum Down {
     Text(String),
     Ping(u64),
-    Closed(Option<Close>),
+    Closed,
 }
 
 #[derive(Debug, Clone)]
@@ -82,6 +83,11 @@ pub(crate) struct Socket {
     /// Whether the client still holds its end, and listens.
     pub(crate) client_end: bool,
     pub(crate) stalled: bool,
+    /// Its process froze then: as far as others can tell, it left then.
+    pub(crate) lost_at: Option<u64>,
+    /// What TCP holds back while the node does not read, and while the client does not.
+    unread: VecDeque<Up>,
+    pub(crate) unseen: VecDeque<Down>,
     up_at: u64,
     down_at: u64,
 }
@@ -121,6 +127,8 @@ pub(crate) struct World {
     pub(crate) coverage: Coverage,
     pub(crate) check: Checker,
     pub(crate) planted: Option<Planted>,
+    /// `SIM_TRACE=text` prints whatever concerns that text.
+    trace: Option<String>,
 }
 
 fn next_conn(conn: ConnId) -> ConnId {
@@ -174,6 +182,7 @@ impl World {
             coverage: Coverage::new(),
             check: Checker::new(seed),
             planted,
+            trace: crate::text("SIM_TRACE"),
         };
         world.start();
         for client in 0..world.clients.len() {
@@ -190,6 +199,15 @@ impl World {
     pub(crate) fn at(&mut self, after: u64, event: Event) {
         self.order += 1;
         self.events.insert((self.now + after, self.order), event);
+    }
+
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if let Some(wanted) = &self.trace {
+            let what = what();
+            if wanted.split(',').any(|word| what.contains(word)) {
+                println!("{:>7} {what}", self.now);
+            }
+        }
     }
 
     fn time(&self) -> Now {
@@ -226,7 +244,11 @@ impl World {
                 }
             }
             Event::ToServer(socket, up) => self.to_server(socket, up),
-            Event::ToClient(socket, down) => self.to_client(socket, down),
+            Event::Read(socket) => self.read(socket),
+            Event::ToClient(socket, down) => {
+                self.trace(|| format!("{} <- {down:?}", self.line(socket)));
+                self.to_client(socket, down);
+            }
             Event::OpBegin(op) => self.op_begin(op),
             Event::OpEnd(op) => self.op_end(op),
             Event::OpAnswer(op, reply) => self.op_answer(op, reply),
@@ -238,6 +260,9 @@ impl World {
                 if let Some(state) = self.processes.get_mut(&process) {
                     state.frozen = false;
                     self.step_soon(process);
+                    let sockets = self.sockets.iter().filter(|(_, s)| s.process == process);
+                    let sockets: Vec<_> = sockets.map(|(id, _)| *id).collect();
+                    sockets.into_iter().for_each(|socket| self.read(socket));
                 }
             }
         }
@@ -278,7 +303,7 @@ impl World {
         let sockets: Vec<_> =
             self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
         for socket in sockets {
-            self.down(socket, Down::Closed(None));
+            self.down(socket, Down::Closed);
             if let Some(state) = self.sockets.get_mut(&socket) {
                 state.process = 0;
             }
@@ -305,6 +330,10 @@ impl World {
     pub(crate) fn freeze_and_replace(&mut self, process: u64) {
         let Some(state) = self.processes.get_mut(&process) else { return };
         state.frozen = true;
+        let now = self.now;
+        for socket in self.sockets.values_mut().filter(|socket| socket.process == process) {
+            socket.lost_at = Some(now);
+        }
         self.check.owner_lost(self.now);
         self.fire(Fault::TwoProcesses);
         self.start();
@@ -341,9 +370,14 @@ impl World {
         if process.frozen {
             return;
         }
-        for input in process.inbox.drain(..) {
-            process.mesh.apply(now, input);
+        let inputs: Vec<_> = process.inbox.drain(..).collect();
+        for input in inputs {
+            self.trace(|| format!("process-{id} takes {input:?}"));
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.mesh.apply(now, input);
+            }
         }
+        let Some(process) = self.processes.get_mut(&id) else { return };
         process.mesh.apply(now, Input::Tick);
         let mut effects = process.mesh.drain(now);
         let deadline = process.mesh.deadline();
@@ -351,6 +385,7 @@ impl World {
             swap_pushes(&mut effects);
         }
         for effect in effects {
+            self.trace(|| format!("process-{id} {effect:?}"));
             self.carry_out(id, effect);
         }
         if let Some(deadline) = deadline {
@@ -376,7 +411,8 @@ impl World {
             Effect::Beat => self.op(id, Work::Beat),
             Effect::Reset(epoch) => {
                 self.check.owner_found(self.now);
-                let conns: Vec<_> = self.processes[&id].open.keys().copied().collect();
+                let open = self.processes.get(&id).map(|process| process.open.keys().copied());
+                let conns: Vec<_> = open.into_iter().flatten().collect();
                 conns.into_iter().for_each(|conn| self.to_edge(id, conn, ToEdge::Reset(epoch)));
             }
             Effect::Attached { held, number, frame } => {
@@ -427,6 +463,9 @@ impl World {
             session,
             client_end: true,
             stalled: false,
+            lost_at: None,
+            unread: VecDeque::new(),
+            unseen: VecDeque::new(),
             up_at: 0,
             down_at: 0,
         };
@@ -451,27 +490,45 @@ impl World {
         self.at(after, Event::ToClient(socket, down));
     }
 
+    fn line(&self, socket: u64) -> String {
+        let socket_state = self.sockets.get(&socket);
+        let (client, process) = socket_state.map_or((0, 0), |s| (s.client, s.process));
+        format!("client-{client} socket-{socket} process-{process}")
+    }
+
     fn to_server(&mut self, socket: u64, up: Up) {
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.unread.push_back(up);
+            self.read(socket);
+        }
+    }
+
+    /// The node reads what it wants to read.
+    fn read(&mut self, socket: u64) {
         let now = self.time();
-        if self.frozen_socket(socket) {
-            return self.at(50, Event::ToServer(socket, up));
-        }
-        let Some(state) = self.sockets.get_mut(&socket) else { return };
-        if state.process == 0 {
-            return;
-        }
-        if !state.session.wants_read() && !state.session.is_closed() {
-            return self.at(3, Event::ToServer(socket, up)); // TCP holds it back
-        }
-        match up {
-            Up::Text(text) => state.session.frame(now, &text),
-            Up::Pong(nonce) => state.session.pong(now, nonce),
-            Up::Closed => {
-                state.session.closed(now);
-                self.check.departed(now.mono, self.sockets[&socket].client);
+        loop {
+            if self.frozen_socket(socket) {
+                return;
             }
+            let Some(state) = self.sockets.get_mut(&socket) else { return };
+            let open = state.session.wants_read() || state.session.is_closed();
+            if state.process == 0 || !open {
+                return;
+            }
+            let Some(up) = state.unread.pop_front() else { return };
+            self.trace(|| format!("{} -> {up:?}", self.line(socket)));
+            let Some(state) = self.sockets.get_mut(&socket) else { return };
+            match up {
+                Up::Text(text) => state.session.frame(now, &text),
+                Up::Pong(nonce) => state.session.pong(now, nonce),
+                Up::Closed => {
+                    let client = state.client;
+                    state.session.closed(now);
+                    self.check.departed(now.mono, client);
+                }
+            }
+            self.pump(socket);
         }
-        self.pump(socket);
     }
 
     fn to_edge(&mut self, process: u64, conn: ConnId, item: ToEdge) {
@@ -483,6 +540,7 @@ impl World {
         if let Some(state) = self.sockets.get_mut(&socket) {
             state.session.deliver(now, item);
             self.pump(socket);
+            self.at(0, Event::Read(socket));
         }
     }
 
@@ -516,13 +574,13 @@ impl World {
                     self.down(socket, Down::Text(text));
                 }
                 Action::Ping(nonce) => self.down(socket, Down::Ping(nonce)),
-                Action::Close(close) => {
+                Action::Close(_) => {
                     self.check.departed(self.now, client);
-                    self.down(socket, Down::Closed(Some(close)));
+                    self.down(socket, Down::Closed);
                 }
                 Action::Terminate => {
                     self.check.departed(self.now, client);
-                    self.down(socket, Down::Closed(None));
+                    self.down(socket, Down::Closed);
                 }
                 Action::Shut(conn) => {
                     if let Some(state) = self.processes.get_mut(&process) {
@@ -749,7 +807,18 @@ impl World {
         self.chaos = false;
         self.store_down_until = 0;
         self.store_slow_until = 0;
-        self.sockets.values_mut().for_each(|socket| socket.stalled = false);
+        self.unstall();
+    }
+
+    /// Clients that did not read catch up.
+    pub(crate) fn unstall(&mut self) {
+        for socket in self.sockets.keys().copied().collect::<Vec<_>>() {
+            let Some(state) = self.sockets.get_mut(&socket) else { continue };
+            state.stalled = false;
+            for down in std::mem::take(&mut state.unseen) {
+                self.to_client(socket, down);
+            }
+        }
     }
 }
 
