@@ -253,36 +253,37 @@ impl Delivery {
     /// What a peer's ack confirms. An envelope that is not in memory is confirmed unseen, by id, if
     /// the store may have it.
     pub(crate) fn acked(&mut self, no: LeaseNo, ack: &ClientAck, tail: Seq) -> Vec<Confirm> {
-        let Some(outlet) = self.outlets.get_mut(&no) else { return Vec::new() };
-        outlet.by_pong = false;
-        outlet.probe = None;
-        let sources = outlet.sources();
-        if let Some(id) = &ack.broker_message_id {
-            let Some(seq) = MessageId::position(id) else { return Vec::new() };
-            return self.confirm_by_id(&sources, seq, id, tail);
-        }
-        let Some(client_id) = &ack.client_message_id else { return Vec::new() };
-        let fits = |place: &Place, queues: &HashMap<QueueId, Queue>| {
-            let envelope = queues.get(&place.queue).and_then(|queue| queue.get(place.seq));
-            envelope.is_some_and(|e| {
-                e.key.client_id() == Some(client_id) || e.id.as_str() == client_id
-            })
+        let confirms = match (&ack.broker_message_id, &ack.client_message_id) {
+            (Some(id), _) => self.confirm_by_id(no, id, tail),
+            (None, Some(id)) => self.confirm_by_client_id(no, id),
+            (None, None) => Vec::new(),
         };
+        if !confirms.is_empty()
+            && let Some(outlet) = self.outlets.get_mut(&no)
+        {
+            outlet.by_pong = false;
+            outlet.probe = None;
+        }
+        confirms
+    }
+
+    fn confirm_by_client_id(&mut self, no: LeaseNo, id: &str) -> Vec<Confirm> {
+        let Some(outlet) = self.outlets.get(&no) else { return Vec::new() };
         let overdue = outlet.overdue.values().map(|(_, place)| place);
-        let pushed = outlet.fresh.values().chain(overdue);
-        let place = pushed.into_iter().find(|place| fits(place, &self.queues)).cloned();
+        let mut pushed = outlet.fresh.values().chain(overdue);
+        let place = pushed.find(|place| {
+            let envelope = self.queues.get(&place.queue).and_then(|queue| queue.get(place.seq));
+            envelope.is_some_and(|e| e.key.client_id() == Some(id) || e.id.as_str() == id)
+        });
+        let place = place.cloned();
         place.and_then(|place| self.confirm(&place.queue, place.seq)).into_iter().collect()
     }
 
-    fn confirm_by_id(
-        &mut self,
-        sources: &[Recipient],
-        seq: Seq,
-        id: &str,
-        tail: Seq,
-    ) -> Vec<Confirm> {
+    fn confirm_by_id(&mut self, no: LeaseNo, id: &str, tail: Seq) -> Vec<Confirm> {
         let mut unseen = Vec::new();
-        for recipient in sources {
+        let Some(seq) = MessageId::position(id) else { return unseen };
+        let Some(sources) = self.outlets.get(&no).map(Outlet::sources) else { return unseen };
+        for recipient in &sources {
             for lane in Lane::ALL {
                 let queue = QueueId { recipient: recipient.clone(), lane };
                 let Some(state) = self.queues.get(&queue) else { continue };
@@ -412,6 +413,10 @@ impl Delivery {
             if let Some(envelope) = self.queues.get(&place.queue).and_then(|q| q.get(place.seq)) {
                 out.push(Out::Push { to: no, envelope: envelope.clone() });
             }
+        }
+        if outlet.by_pong && !outlet.overdue.is_empty() {
+            outlet.probe = Some(outlet.pushes);
+            out.push(Out::Probe { to: no, nonce: outlet.pushes });
         }
         while outlet.overdue.len() > OVERDUE_ENVELOPES {
             let Some((_, (_, place))) = outlet.overdue.pop_first() else { break };

@@ -23,7 +23,8 @@ pub(crate) struct Checker {
     presences: BTreeMap<String, usize>,
     present: BTreeMap<usize, String>,
     departed: BTreeMap<usize, u64>,
-    attached: BTreeSet<usize>,
+    here: BTreeSet<usize>,
+    homes: BTreeMap<usize, u64>,
     gone_since: BTreeMap<usize, u64>,
     /// Stretches without an owner or a store.
     troubles: Vec<(u64, u64)>,
@@ -44,7 +45,8 @@ impl Checker {
             presences: BTreeMap::new(),
             present: BTreeMap::new(),
             departed: BTreeMap::new(),
-            attached: BTreeSet::new(),
+            here: BTreeSet::new(),
+            homes: BTreeMap::new(),
             gone_since: BTreeMap::new(),
             troubles: Vec::new(),
             ownerless_since: None,
@@ -115,13 +117,20 @@ impl Checker {
     }
 
     /// The server has noticed that a client is gone.
-    pub(crate) fn departed(&mut self, now: u64, client: usize) {
-        self.departed.entry(client).or_insert(now);
+    pub(crate) fn departed(&mut self, now: u64, client: usize, socket: u64) {
+        if self.homes.get(&client) == Some(&socket) {
+            self.departed.entry(client).or_insert(now);
+        }
+    }
+
+    /// The server has attached a client's connection.
+    pub(crate) fn attached(&mut self, client: usize, socket: u64) {
+        self.homes.insert(client, socket);
+        self.departed.remove(&client);
     }
 
     pub(crate) fn greeted(&mut self, now: u64, client: usize, presence: &str) {
-        self.departed.remove(&client);
-        self.attached.insert(client);
+        self.here.insert(client);
         match self.present.get(&client) {
             Some(before) if before != presence => {
                 let text = format!("P5: {now}: client {client} was {before} and is {presence}");
@@ -134,7 +143,7 @@ impl Checker {
 
     /// Whether the client's own view says it is here; called before a commit is judged.
     pub(crate) fn views(&mut self, clients: &[Client]) {
-        self.attached = clients.iter().filter(|c| c.attached).map(|c| c.index).collect();
+        self.here = clients.iter().filter(|c| c.attached).map(|c| c.index).collect();
         self.gone_since =
             clients.iter().filter_map(|c| Some((c.index, c.gone_since?))).collect();
         self.presences
@@ -165,7 +174,7 @@ impl Checker {
     }
 
     fn judge_departure(&mut self, now: u64, client: usize) {
-        if self.attached.contains(&client) {
+        if self.here.contains(&client) {
             self.fail(|| format!("P5: {now}: client {client} left while it was here"));
         }
         if let Some(since) = self.gone_since.get(&client)

@@ -61,13 +61,17 @@ impl World {
             let frame = *self.rng.pick(&HOSTILE);
             self.up(socket, Up::Text(frame.to_owned()));
         }
-        if self.chaos && self.rng.one_in(60) {
+        if self.chaos && self.clients[index].acks() && self.rng.one_in(60) {
             self.ack_foreign(index, socket);
         }
         if self.chaos && self.rng.one_in(400) {
             self.fire(Fault::HelloAgain);
             let now = self.now;
             let hello = self.clients[index].hello(now);
+            // Until the second hello is answered, the connection belongs to nobody.
+            if let Some(state) = self.sockets.get_mut(&socket) {
+                state.lost_at.get_or_insert(now);
+            }
             self.up(socket, Up::Text(hello));
         }
     }
@@ -122,12 +126,19 @@ impl World {
 
     /// Claims to have received what somebody else is still owed.
     fn ack_foreign(&mut self, index: usize, socket: u64) {
-        let own = self.clients[index].address();
-        let member = self.clients[index].member_id();
-        let owed = self.store.now.deliveries.iter().find(|(queue, _)| {
-            let text = queue.recipient.to_string();
-            !text.ends_with(&own) && !text.ends_with(&member) && text.starts_with("s:")
-        });
+        let client = &self.clients[index];
+        let (own, member) = (client.address(), client.member_id());
+        let mine = |text: &str| {
+            text.ends_with(&own)
+                || text.ends_with(&member)
+                || client.presence.as_ref().is_some_and(|presence| text.ends_with(presence))
+        };
+        let waiting = &self.store.now.deliveries;
+        let recipients = |wanted: u64| {
+            let same = waiting.iter().filter(move |(_, seq)| *seq == wanted);
+            same.map(|(queue, _)| queue.recipient.to_string())
+        };
+        let owed = waiting.iter().find(|(_, seq)| !recipients(*seq).any(|text| mine(&text)));
         let Some(id) = owed.map(|(_, seq)| self.store.now.envelopes[seq].envelope.id.clone())
         else {
             return;

@@ -44,6 +44,8 @@ pub(crate) enum Event {
     Chaos,
     Start,
     Thaw(u64),
+    /// A process finds that another has its claim on the store.
+    ClaimLost(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +122,8 @@ pub(crate) struct World {
     next_op: u64,
     /// Activations waiting for row locks.
     waiting: Vec<u64>,
+    /// Processes whose mesh another one has just taken.
+    lost: Vec<u64>,
     pub(crate) clients: Vec<Client>,
     pub(crate) chaos: bool,
     pub(crate) store_down_until: u64,
@@ -175,6 +179,7 @@ impl World {
             ops: BTreeMap::new(),
             next_op: 1,
             waiting: Vec::new(),
+            lost: Vec::new(),
             clients,
             chaos: true,
             store_down_until: 0,
@@ -256,6 +261,11 @@ impl World {
             Event::ClientWake(client) => self.client_wake(client),
             Event::Chaos => self.chaos(),
             Event::Start => self.start(),
+            Event::ClaimLost(process) => {
+                if self.processes.keys().any(|other| *other > process) {
+                    self.kill(process);
+                }
+            }
             Event::Thaw(process) => {
                 if let Some(state) = self.processes.get_mut(&process) {
                     state.frozen = false;
@@ -263,6 +273,8 @@ impl World {
                     let sockets = self.sockets.iter().filter(|(_, s)| s.process == process);
                     let sockets: Vec<_> = sockets.map(|(id, _)| *id).collect();
                     sockets.into_iter().for_each(|socket| self.read(socket));
+                    let notices = self.rng.between(500, 3_000);
+                    self.at(notices, Event::ClaimLost(process));
                 }
             }
         }
@@ -304,8 +316,10 @@ impl World {
             self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
         for socket in sockets {
             self.down(socket, Down::Closed);
+            let now = self.now;
             if let Some(state) = self.sockets.get_mut(&socket) {
                 state.process = 0;
+                state.lost_at.get_or_insert(now);
             }
         }
         for op in self.ops.values_mut().filter(|op| op.process == process) {
@@ -332,7 +346,7 @@ impl World {
         state.frozen = true;
         let now = self.now;
         for socket in self.sockets.values_mut().filter(|socket| socket.process == process) {
-            socket.lost_at = Some(now);
+            socket.lost_at.get_or_insert(now);
         }
         self.check.owner_lost(self.now);
         self.fire(Fault::TwoProcesses);
@@ -421,6 +435,12 @@ impl World {
                     && process.open.contains_key(&conn)
                 {
                     process.held.insert(conn, held.clone());
+                    if let Some(id) = process.open.get(&conn)
+                        && let Some(socket) = self.sockets.get_mut(id)
+                    {
+                        socket.lost_at = None;
+                        self.check.attached(socket.client, *id);
+                    }
                 }
                 self.to_edge(id, conn, ToEdge::Attached { held, number, frame });
             }
@@ -524,7 +544,7 @@ impl World {
                 Up::Closed => {
                     let client = state.client;
                     state.session.closed(now);
-                    self.check.departed(now.mono, client);
+                    self.check.departed(now.mono, client, socket);
                 }
             }
             self.pump(socket);
@@ -574,12 +594,12 @@ impl World {
                     self.down(socket, Down::Text(text));
                 }
                 Action::Ping(nonce) => self.down(socket, Down::Ping(nonce)),
-                Action::Close(_) => {
-                    self.check.departed(self.now, client);
-                    self.down(socket, Down::Closed);
-                }
-                Action::Terminate => {
-                    self.check.departed(self.now, client);
+                Action::Close(_) | Action::Terminate => {
+                    self.check.departed(self.now, client, socket);
+                    let now = self.now;
+                    if let Some(state) = self.sockets.get_mut(&socket) {
+                        state.lost_at.get_or_insert(now);
+                    }
                     self.down(socket, Down::Closed);
                 }
                 Action::Shut(conn) => {
@@ -747,9 +767,19 @@ impl World {
             let Some(op) = self.ops.get_mut(&id) else { continue };
             let process = op.process;
             let Work::Activate { floor, raised, .. } = &mut op.work else { continue };
-            *raised = Some(self.store.raise(process, *floor));
+            let (epoch, before) = self.store.raise(process, *floor);
+            *raised = Some((epoch, before));
+            if before != process {
+                self.lost.push(before);
+            }
             let pause = self.rng.between(0, 3);
             self.at(pause, Event::ActivationRead(id));
+        }
+        let now = self.now;
+        for process in std::mem::take(&mut self.lost) {
+            for socket in self.sockets.values_mut().filter(|socket| socket.process == process) {
+                socket.lost_at.get_or_insert(now);
+            }
         }
     }
 
