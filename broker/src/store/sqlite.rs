@@ -66,6 +66,12 @@ impl Sqlite {
         Ok(Self { path: path.to_owned(), writer, reader })
     }
 
+    /// Refuses to let the file grow beyond so many pages, as a full disk would: for an operator who
+    /// shares a disk, and for tests. Pages in use stay.
+    pub async fn limit_pages(&self, pages: i64) -> Result<(), StoreError> {
+        within(file::limit_pages(&self.writer, pages)).await
+    }
+
     /// Waits for what is being written and closes the file. Optional: a file that was not closed
     /// is as good.
     pub async fn close(&self) {

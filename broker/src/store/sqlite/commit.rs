@@ -248,7 +248,8 @@ async fn accept(
             duplicates.push((item.commit, Duplicate { seq: envelope.seq, original }));
         }
     }
-    ENVELOPES.run(connection, &fresh, bind_envelope).await?;
+    let bind = |row: &mut Row, item: &&NewEnvelope<'_>| bind_envelope(row, item);
+    ENVELOPES.run(connection, &fresh, bind).await?;
     let deliveries: Vec<_> = fresh
         .iter()
         .flat_map(|item| item.accept.recipients.iter().map(|recipient| (*item, recipient)))
@@ -306,7 +307,7 @@ fn bind_key(row: &mut Row, item: &NewEnvelope<'_>) -> StoreResult<()> {
     row.maybe_text(envelope.fingerprint.as_deref())
 }
 
-fn bind_envelope(row: &mut Row, item: &&NewEnvelope<'_>) -> StoreResult<()> {
+fn bind_envelope(row: &mut Row, item: &NewEnvelope<'_>) -> StoreResult<()> {
     let (envelope, recipients) = (&item.accept.envelope, &item.accept.recipients);
     let sender = &envelope.sender;
     // Nobody was there: it is delivered, and its body of no use.

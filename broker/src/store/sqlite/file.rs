@@ -28,7 +28,7 @@ const WRITER_CACHE: &str = "-32768";
 const STATEMENTS: usize = 200;
 
 /// How long to wait for another process that migrates.
-const MIGRATION: Duration = Duration::from_secs(60);
+const MIGRATION: Duration = Duration::from_mins(1);
 
 static MIGRATIONS: Migrator = {
     let mut migrations = sqlx::migrate!("../migrations/sqlite");
@@ -144,6 +144,13 @@ pub(super) async fn canary(writer: &SqlitePool) -> StoreResult<()> {
     ))
     .execute(writer)
     .await?;
+    Ok(())
+}
+
+/// Holds for this connection, which is the one that writes.
+pub(super) async fn limit_pages(writer: &SqlitePool, pages: i64) -> StoreResult<()> {
+    let pragma = format!("PRAGMA max_page_count = {pages}");
+    sqlx::query(sqlx::AssertSqlSafe(pragma)).execute(writer).await?;
     Ok(())
 }
 
