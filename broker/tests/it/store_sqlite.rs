@@ -233,13 +233,13 @@ async fn a_refused_unit_poisons_its_own_mesh_only() {
     }
     // The first keeps the lane busy, so that the two behind it share a round.
     let first = committer.submit(commit_of("blue", blue, 1..=1));
-    let (poisoned, fine) =
+    let (poisoned, other) =
         (committer.submit(poisoned), committer.submit(commit_of("blue", blue, 2..=9)));
     let none = Outcome::Committed { duplicates: vec![] };
     assert_eq!(first.await.unwrap().unwrap(), none);
     let expected = Outcome::Poisoned { committed: 2, duplicates: vec![] };
     assert_eq!(poisoned.await.unwrap().unwrap(), expected);
-    assert_eq!(fine.await.unwrap().unwrap(), none);
+    assert_eq!(other.await.unwrap().unwrap(), none);
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -272,8 +272,8 @@ async fn speed_of_accepting_and_confirming() {
             seq += size;
         }
         let took = started.elapsed();
-        let rate = total as f64 / took.as_secs_f64();
-        println!("batches of {size}: {rate:.0} msg/s accepted and confirmed, {took:?} in all");
+        let rate = u128::from(total) * 1000 / took.as_millis();
+        println!("batches of {size}: {rate} msg/s accepted and confirmed, {took:?} in all");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Multi-row statements in a few fixed sizes.
 //!
-//! sqlx hands every statement to the connection's own thread and back; one statement for 64 rows
+//! sqlx hands every statement to the connection's own thread and back; one statement for many rows
 //! makes that cheap. Sizes are fixed so that there are few texts, which stay prepared.
 
 use std::fmt::Write as _;
@@ -11,8 +11,8 @@ use sqlx::{Arguments, AssertSqlSafe, Encode, Type};
 
 use super::error::{StoreResult, bad_data};
 
-/// Rows per statement. 21 columns × 64 rows stay well below SQLite's 32,766 parameters.
-const SIZES: [usize; 3] = [64, 8, 1];
+/// Rows per statement. 21 columns × 256 rows stay well below SQLite's 32,766 parameters.
+const SIZES: [usize; 4] = [256, 64, 8, 1];
 
 /// A statement over a list of rows: `head row, row, … tail`.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ impl Statement {
         Self { columns: row.matches('?').count(), texts }
     }
 
+    #[cfg(test)]
+    pub(super) fn texts(&self) -> &[Arc<str>] {
+        &self.texts
+    }
+
     /// Runs it over all `rows`, a size at a time.
     pub(super) async fn run<T>(
         &self,
@@ -43,12 +48,23 @@ impl Statement {
         rows: &[T],
         bind: impl Fn(&mut Row, &T) -> StoreResult<()>,
     ) -> StoreResult<()> {
-        for (index, chunk) in chunks(rows) {
-            let arguments = self.arguments(chunk, &bind)?;
-            let text = AssertSqlSafe(Arc::clone(&self.texts[index]));
-            sqlx::query_with(text, arguments).execute(&mut *connection).await?;
+        for chunk in chunks(rows) {
+            self.chunk(connection, chunk, &bind).await?;
         }
         Ok(())
+    }
+
+    /// Runs it over one chunk (see [`chunks`]) and answers how many rows it changed.
+    pub(super) async fn chunk<T>(
+        &self,
+        connection: &mut SqliteConnection,
+        (index, chunk): (usize, &[T]),
+        bind: impl Fn(&mut Row, &T) -> StoreResult<()>,
+    ) -> StoreResult<usize> {
+        let arguments = self.arguments(chunk, &bind)?;
+        let text = AssertSqlSafe(Arc::clone(&self.texts[index]));
+        let done = sqlx::query_with(text, arguments).execute(connection).await?;
+        Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
     }
 
     /// Runs it over one chunk (see [`chunks`]) and answers what comes back.
@@ -115,9 +131,9 @@ mod tests {
 
     #[test]
     fn chunks_cover_all_rows_with_few_sizes() {
-        let rows: Vec<_> = (0..147).collect();
+        let rows: Vec<_> = (0..403).collect();
         let sizes: Vec<_> = chunks(&rows).map(|(index, chunk)| (index, chunk.len())).collect();
-        assert_eq!(sizes, [(0, 64), (0, 64), (1, 8), (1, 8), (2, 1), (2, 1), (2, 1)]);
+        assert_eq!(sizes, [(0, 256), (1, 64), (1, 64), (2, 8), (2, 8), (3, 1), (3, 1), (3, 1)]);
         let back: Vec<_> = chunks(&rows).flat_map(|(_, chunk)| chunk.iter().copied()).collect();
         assert_eq!(back, rows);
         assert_eq!(chunks::<u8>(&[]).count(), 0);
@@ -126,7 +142,7 @@ mod tests {
     #[test]
     fn a_statement_has_a_row_for_each_place() {
         let statement = Statement::new("INSERT INTO t VALUES", "(?, ?)", "RETURNING a");
-        assert_eq!(&*statement.texts[2], "INSERT INTO t VALUES (?, ?) RETURNING a");
-        assert_eq!(statement.texts[1].matches("(?, ?)").count(), 8);
+        assert_eq!(&*statement.texts[3], "INSERT INTO t VALUES (?, ?) RETURNING a");
+        assert_eq!(statement.texts[2].matches("(?, ?)").count(), 8);
     }
 }

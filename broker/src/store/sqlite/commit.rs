@@ -9,14 +9,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use protocol::{MemberId, MeshId, PresenceId};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 use sqlx::{Row as _, SqlitePool};
 
 use super::batch::{Row, Statement, chunks};
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use super::{now, queue};
 use crate::model::{
-    Accept, AuditRow, Confirm, Duplicate, Epoch, LeaseRow, MeshCommit, Outcome, Recipient, Write,
+    Accept, AcceptKey, Accepted, AuditRow, Confirm, Duplicate, Epoch, LeaseRow, MeshCommit,
+    Outcome, Recipient, Write,
 };
 
 static EPOCHS: LazyLock<Statement> = LazyLock::new(|| {
@@ -27,7 +28,7 @@ static KEYS: LazyLock<Statement> = LazyLock::new(|| {
     Statement::new(
         "INSERT INTO accepted (mesh_id, member_id, kind, key, message_id, fingerprint) VALUES",
         "(?, ?, ?, ?, ?, ?)",
-        "ON CONFLICT DO NOTHING RETURNING mesh_id, member_id, kind, key",
+        "ON CONFLICT DO NOTHING",
     )
 });
 
@@ -50,15 +51,16 @@ static DELIVERIES: LazyLock<Statement> = LazyLock::new(|| {
     )
 });
 
-// `CROSS JOIN` keeps the order of the joins: by the rows given, never over the envelopes. The
-// table's trigger removes the body with the last delivery.
+// `CROSS JOIN` keeps the order of the joins: by the rows given, never over the envelopes. Columns
+// of the envelope are compared rather than those given, whose lack of a type would keep SQLite
+// from using the whole key. The table's trigger removes the body with the last delivery.
 static CONFIRMS: LazyLock<Statement> = LazyLock::new(|| {
     Statement::new(
         "DELETE FROM delivery WHERE (mesh_id, recipient, lane, seq) IN ( \
-           SELECT c.column1, c.column2, c.column3, c.column4 FROM (VALUES",
+           SELECT e.mesh_id, c.column2, e.lane, e.seq FROM (VALUES",
         "(?, ?, ?, ?, ?)",
-        ") c CROSS JOIN envelope e \
-           ON e.mesh_id = c.column1 AND e.seq = c.column4 AND e.id = c.column5)",
+        ") c CROSS JOIN envelope e ON e.mesh_id = c.column1 AND e.seq = c.column4 \
+             AND e.lane = c.column3 AND e.id = c.column5)",
     )
 });
 
@@ -72,7 +74,12 @@ static LEASES: LazyLock<Statement> = LazyLock::new(|| {
 });
 
 static DROPS: LazyLock<Statement> = LazyLock::new(|| {
-    Statement::new("DELETE FROM lease WHERE (mesh_id, presence_id) IN (VALUES", "(?, ?)", ")")
+    Statement::new(
+        "DELETE FROM lease WHERE (mesh_id, presence_id) IN ( \
+           SELECT column1, column2 FROM (VALUES",
+        "(?, ?)",
+        "))",
+    )
 });
 
 static SESSION_KEYS: LazyLock<Statement> = LazyLock::new(|| {
@@ -228,24 +235,27 @@ async fn accept(
 ) -> StoreResult<Vec<(usize, Duplicate)>> {
     let mut fresh = Vec::with_capacity(accepts.len());
     let mut duplicates = Vec::new();
+    let mut keys = HashSet::new();
     for chunk in chunks(accepts) {
-        let new = KEYS.fetch(connection, chunk, bind_key).await?;
-        if new.len() == chunk.1.len() {
+        // Which of them were new is not asked (`RETURNING`) but looked up in the rare case that
+        // not all were: a row that comes back costs as much as one that goes in.
+        if KEYS.chunk(connection, chunk, bind_key).await? == chunk.1.len() {
             fresh.extend(chunk.1);
             continue;
         }
-        let mut new = new.iter().map(key_of_row).collect::<StoreResult<HashSet<_>>>()?;
         for item in chunk.1 {
-            // Once: of two with one key, the first was written.
-            if new.remove(&key_of(item)) {
-                fresh.push(item);
-                continue;
+            match original(connection, item).await? {
+                // Of two with one key in one batch, the first was written.
+                None if keys.insert(key_of(item)) => fresh.push(item),
+                known => {
+                    let envelope = &item.accept.envelope;
+                    let original = known.unwrap_or_else(|| Accepted {
+                        message: envelope.id.clone(),
+                        fingerprint: envelope.fingerprint.clone(),
+                    });
+                    duplicates.push((item.commit, Duplicate { seq: envelope.seq, original }));
+                }
             }
-            let envelope = &item.accept.envelope;
-            let member = &envelope.sender.member;
-            let original = queue::known(connection, item.mesh, member, &envelope.key).await?;
-            let original = original.ok_or_else(|| corrupt("a known key is not known"))?;
-            duplicates.push((item.commit, Duplicate { seq: envelope.seq, original }));
         }
     }
     let bind = |row: &mut Row, item: &&NewEnvelope<'_>| bind_envelope(row, item);
@@ -258,16 +268,32 @@ async fn accept(
     Ok(duplicates)
 }
 
-type Key<'a> = (&'a str, &'a str, &'a str, &'a str);
-
-fn key_of<'a>(item: &'a NewEnvelope<'_>) -> Key<'a> {
+/// What the key of an accept belonged to before this batch. The key is there by now: it is this
+/// batch's if it names this envelope, and the envelope is not there yet.
+async fn original(
+    connection: &mut SqliteConnection,
+    item: &NewEnvelope<'_>,
+) -> StoreResult<Option<Accepted>> {
     let envelope = &item.accept.envelope;
-    let member = envelope.sender.member.as_str();
-    (item.mesh.as_str(), member, envelope.key.kind(), envelope.key.as_str())
+    let known = queue::known(connection, item.mesh, &envelope.sender.member, &envelope.key).await?;
+    let known = known.ok_or_else(|| corrupt("an accepted key is not there"))?;
+    if known.message != envelope.id {
+        return Ok(Some(known));
+    }
+    let written = sqlx::query("SELECT 1 FROM envelope WHERE mesh_id = ? AND seq = ? AND id = ?")
+        .bind(item.mesh.as_str())
+        .bind(to_i64(envelope.seq)?)
+        .bind(envelope.id.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(written.map(|_| known))
 }
 
-fn key_of_row(row: &SqliteRow) -> StoreResult<Key<'_>> {
-    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+type Key<'a> = (&'a str, &'a str, &'a AcceptKey);
+
+fn key_of<'a>(item: &NewEnvelope<'a>) -> Key<'a> {
+    let envelope = &item.accept.envelope;
+    (item.mesh.as_str(), envelope.sender.member.as_str(), &envelope.key)
 }
 
 /// Moved deliveries are found from their envelope, as shared ones are: their recipient is not the
@@ -377,4 +403,53 @@ fn bind_audit(row: &mut Row, (mesh, entry): &(&MeshId, &AuditRow)) -> StoreResul
     row.text(&entry.prev_hash)?;
     row.text(&entry.hash)?;
     row.value(entry.created_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection};
+
+    use super::*;
+
+    /// A statement that walks a table works in every test and fails in the first real backlog.
+    #[tokio::test]
+    async fn statements_of_a_commit_find_their_rows_by_whole_keys() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        super::super::file::MIGRATIONS.run(&mut connection).await.unwrap();
+        let all: [&Statement; 9] = [
+            &EPOCHS,
+            &KEYS,
+            &ENVELOPES,
+            &DELIVERIES,
+            &CONFIRMS,
+            &LEASES,
+            &DROPS,
+            &SESSION_KEYS,
+            &AUDIT,
+        ];
+        let mut plans = Vec::new();
+        for text in all.iter().flat_map(|statement| statement.texts()) {
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+            for row in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {
+                plans.push(row.get::<String, _>(3));
+            }
+        }
+        // What walks the rows given, and what steps to rows by a key.
+        for step in plans.iter().filter(|step| step.starts_with("SCAN")) {
+            let table = step.split(' ').nth(1).unwrap();
+            let constant = step.contains("CONSTANT ROW") || step.contains("VALUES CLAUSE");
+            let given = table == "c" || constant || table.starts_with('(');
+            assert!(given, "{step}");
+        }
+        for step in plans.iter().filter(|step| step.starts_with("SEARCH")) {
+            let whole = [
+                "mesh_owner USING PRIMARY KEY (mesh_id=?)",
+                "delivery USING PRIMARY KEY (mesh_id=? AND recipient=? AND lane=? AND seq=?)",
+                "e USING INDEX sqlite_autoindex_envelope_1 (mesh_id=? AND seq=?)",
+                "lease USING PRIMARY KEY (mesh_id=? AND presence_id=?)",
+            ];
+            assert!(whole.iter().any(|key| step.ends_with(key)), "{step}");
+        }
+        assert!(plans.len() > 10, "{plans:?}");
+    }
 }

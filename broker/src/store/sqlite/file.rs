@@ -24,13 +24,13 @@ const LOG_BYTES: &str = "67108864";
 /// KiB of pages that the writer keeps; its working set is the ends of a few trees.
 const WRITER_CACHE: &str = "-32768";
 
-/// Statements that are kept prepared: each in three sizes, with room.
+/// Statements that are kept prepared: each in four sizes, with room.
 const STATEMENTS: usize = 200;
 
 /// How long to wait for another process that migrates.
 const MIGRATION: Duration = Duration::from_mins(1);
 
-static MIGRATIONS: Migrator = {
+pub(super) static MIGRATIONS: Migrator = {
     let mut migrations = sqlx::migrate!("../migrations/sqlite");
     // A newer node may have been here.
     migrations.ignore_missing = true;

@@ -163,7 +163,8 @@ pub(super) async fn messages(
     let Some(row) = found else { return Ok(Vec::new()) };
     // A delivery that is not shared has no index but its key, and then the recipient is known.
     let waiting: Vec<String> = sqlx::query_scalar(
-        "SELECT recipient FROM delivery WHERE mesh_id = ?1 AND seq = ?2 AND shared \
+        "SELECT recipient FROM delivery INDEXED BY delivery_shared \
+         WHERE mesh_id = ?1 AND seq = ?2 AND shared \
          UNION \
          SELECT d.recipient FROM envelope e CROSS JOIN delivery d \
            ON d.mesh_id = e.mesh_id AND d.recipient = e.recipients AND d.lane = e.lane \
@@ -175,14 +176,11 @@ pub(super) async fn messages(
     .fetch_all(&mut *tx)
     .await?;
     tx.commit().await?;
+    let recipients: &str = row.try_get(2)?;
     Ok(vec![StoredMessage {
         id: row.try_get::<&str, _>(0)?.into(),
         target: row.try_get(1)?,
-        recipients: row
-            .try_get::<&str, _>(2)?
-            .split_whitespace()
-            .map(recipient)
-            .collect::<Result<_, _>>()?,
+        recipients: recipients.split_whitespace().map(recipient).collect::<Result<_, _>>()?,
         waiting: waiting.iter().map(|text| recipient(text)).collect::<Result<_, _>>()?,
         delivered_at: row.try_get(3)?,
     }])

@@ -79,7 +79,8 @@ async fn remove(
            SELECT mesh_id, recipients, lane, seq FROM envelope \
            WHERE mesh_id = ?1 AND seq > ?2 AND seq <= ?3 AND created_at < ?4 \
              AND delivered_at IS NULL AND NOT shared)",
-        "DELETE FROM delivery WHERE shared AND mesh_id = ?1 AND seq IN ( \
+        "DELETE FROM delivery INDEXED BY delivery_shared \
+         WHERE shared AND mesh_id = ?1 AND seq IN ( \
            SELECT seq FROM envelope \
            WHERE mesh_id = ?1 AND seq > ?2 AND seq <= ?3 AND created_at < ?4 \
              AND delivered_at IS NULL)",
