@@ -16,6 +16,7 @@ mod file;
 mod meshes;
 mod queue;
 mod retention;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,8 +67,8 @@ impl Sqlite {
         Ok(Self { path: path.to_owned(), writer, reader })
     }
 
-    /// Refuses to let the file grow beyond so many pages, as a full disk would: for an operator who
-    /// shares a disk, and for tests. Pages in use stay.
+    /// Refuses to let the file grow beyond so many pages, as a full disk would. For tests: no
+    /// disk can be filled at will. Pages in use stay.
     pub async fn limit_pages(&self, pages: i64) -> Result<(), StoreError> {
         within(file::limit_pages(&self.writer, pages)).await
     }
