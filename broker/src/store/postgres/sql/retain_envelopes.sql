@@ -29,11 +29,24 @@ WITH free AS MATERIALIZED (
 removed AS (
     DELETE FROM broker.envelope WHERE ctid = ANY (ARRAY(SELECT place FROM free))
 ),
+keys AS MATERIALIZED (
+    SELECT k.place
+    FROM free f
+    CROSS JOIN LATERAL (
+        SELECT k.ctid AS place
+        FROM broker.accepted k
+        WHERE k.mesh_id = $1 AND k.member_id = f.sender_member_id
+            AND k.kind = f.accept_kind AND k.key = f.accept_key
+        LIMIT 1
+    ) k
+),
+-- Each place is one in every part of the table, so the row found there must be of such a message.
+-- The mesh is spelt as no index knows it: the planner would rather read all keys of the mesh.
 forgotten AS (
     DELETE FROM broker.accepted k
-    USING free f
-    WHERE k.mesh_id = $1 AND k.member_id = f.sender_member_id
-        AND k.kind = f.accept_kind AND k.key = f.accept_key AND k.message_id = f.id
+    WHERE k.ctid = ANY (ARRAY(SELECT place FROM keys))
+        AND k.mesh_id || '' = $1
+        AND k.message_id = ANY (ARRAY(SELECT id FROM free))
 ),
 remembered AS (
     INSERT INTO broker.retired AS r (mesh_id, seq)
