@@ -12,7 +12,7 @@ use super::{Postgres, read};
 use crate::store::{Claim, StoreError};
 
 /// Longest wait for our own and other nodes' migrations together.
-const MIGRATE_LIMIT: Duration = Duration::from_secs(120);
+const MIGRATE_LIMIT: Duration = Duration::from_mins(2);
 
 /// Tries, as two nodes may be the first to touch an empty database at the same moment.
 const MIGRATE_TRIES: u32 = 3;
