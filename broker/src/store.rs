@@ -23,6 +23,10 @@ pub enum StoreError {
     /// It cannot be reached, took too long, or failed. For a write: the outcome is unknown.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// It was not asked (the committer's queue is full, or it has stopped): nothing was written.
+    /// Backends never say so.
+    #[error("the store was not asked: {0}")]
+    NotAttempted(String),
     /// It refuses the data (SQLSTATE class 22 or 23, or SQLite's constraint and type errors):
     /// nothing of the call was written, and asking again cannot help.
     #[error("the store refuses the data: {0}")]
@@ -61,6 +65,8 @@ pub trait Store: Send + Sync + 'static {
     async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError>;
 
     /// This node is alive: notes the time by the store's clock. Called while leases are in grace.
+    /// `node`, here and in [`Store::activate`], names one incarnation: were a restarted process to
+    /// beat under its old name, the time it was down would count for the meshes it has yet to take.
     async fn beat(&self, node: &str) -> Result<(), StoreError>;
 
     /// Takes a mesh over: raises its epoch above its own and `floor`, in one statement; then, in

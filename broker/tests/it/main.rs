@@ -7,4 +7,5 @@
 
 mod store_postgres;
 mod store_postgres_faults;
+mod store_sqlite;
 mod support;

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::model::{Outcome, Recipient};
+use broker::model::{MeshCommit, Outcome, Recipient, Unit, Write};
+use broker::store::committer::Committer;
 use broker::store::postgres::Postgres;
 use broker::store::{Retained, Store, StoreError};
 use sqlx::{Connection, PgConnection, Row};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::support::postgres::Server;
 use crate::support::proxy::ChaosProxy;
@@ -66,6 +69,32 @@ async fn a_commit_during_an_activation_is_fenced_at_once() {
     assert_eq!(outcome.expect("nobody waits").unwrap(), Outcome::Fenced);
     raise.rollback().await.unwrap();
     assert_eq!(commit(&*scene.store, &mesh, epoch, writes()).await.unwrap(), committed());
+}
+
+/// Postgres takes no text with U+0000 in it; the neighbours of one do not notice.
+#[tokio::test]
+async fn a_poisoned_unit_is_refused_beside_healthy_meshes() {
+    let scene = Scene::start().await;
+    let mut commits = Vec::new();
+    for name in ["red", "green", "blue"] {
+        let (mesh, epoch) = scene.mesh(name).await;
+        let units = (1..=3).map(|seq| Unit(vec![accept(seq, &[ben()])])).collect();
+        commits.push(MeshCommit { mesh, epoch, units });
+    }
+    let Write::Accept(poison) = &mut commits[1].units[1].0[0] else { unreachable!() };
+    Arc::make_mut(&mut poison.envelope).target = "nul \0".to_owned();
+    let tasks = TaskTracker::new();
+    let committer = Committer::start(scene.store.clone(), &tasks, CancellationToken::new());
+    let answers: Vec<_> = commits.iter().map(|commit| committer.submit(commit.clone())).collect();
+    let mut outcomes = Vec::new();
+    for answer in answers {
+        outcomes.push(timeout(SOON, answer).await.expect("bounded").unwrap().unwrap());
+    }
+    let poisoned = Outcome::Poisoned { committed: 1, duplicates: Vec::new() };
+    assert_eq!(outcomes, [committed(), poisoned, committed()]);
+    for (commit, stored) in commits.iter().zip([vec![1, 2, 3], vec![1], vec![1, 2, 3]]) {
+        assert_eq!(waiting(&*scene.store, &commit.mesh, &ben()).await, stored);
+    }
 }
 
 /// The server commits, the answer is lost.
@@ -225,7 +254,7 @@ async fn no_table_of_the_queue_is_ever_read_whole() {
     until("the counts are in", async || reads(&scene).await >= 9 * 256 * 5).await;
     let whole = sqlx::query(
         "SELECT relname FROM pg_stat_user_tables
-         WHERE schemaname = 'broker' AND seq_tup_read > 0 AND relname <> 'migration'",
+         WHERE schemaname = 'broker' AND seq_tup_read > 0 AND relname NOT IN ('migration', 'node')",
     )
     .fetch_all(&mut scene.connection().await)
     .await

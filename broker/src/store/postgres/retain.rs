@@ -33,12 +33,17 @@ pub(super) async fn retain(store: &Postgres, before: i64) -> Result<Retained, St
         );
         let query = query.bind(&last).bind(MESHES);
         let meshes = read!(store, "listing meshes", query, fetch_all);
-        let Some(end) = meshes.last() else { return Ok(total) };
+        let Some(end) = meshes.last() else { break };
         last.clone_from(end);
         for mesh in meshes {
             retain_mesh(store, &mesh.into(), before, &mut total).await?;
         }
     }
+    // Each start of a node beats under a name of its own. A mesh last owned by one forgotten here
+    // counts none of the time before its next owner.
+    let forget = sqlx::query("DELETE FROM broker.node WHERE beat_at < now() - interval '7 days'");
+    read!(store, "forgetting nodes", forget, execute);
+    Ok(total)
 }
 
 async fn retain_mesh(
