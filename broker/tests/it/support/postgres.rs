@@ -5,7 +5,7 @@
 //! notices the closed pipe), and its folder with it; no other server is ever touched.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -19,14 +19,16 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::until;
 
-/// Starts the server, tells its pid, and ends it when standard input does.
+/// Starts the server, tells its pid, and ends it when standard input does. Unless a line came
+/// before, the test has died: nobody will need the folder.
 const KEEPER: &str = r#"
 "$1" -D "$2" -p "$3" -k "$2" >>"$2/log" 2>&1 </dev/null &
 pid=$!
 echo "$pid"
-cat >/dev/null
+read -r line || gone=1
 kill -QUIT "$pid" 2>/dev/null
 wait "$pid"
+if [ "$gone" ]; then rm -rf "$2"; fi
 "#;
 
 /// Settings of a server that many tests share.
@@ -55,6 +57,16 @@ struct Running {
     pid: u32,
     keeper: Child,
     pipe: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Ends the shell and leaves the folder.
+    fn dismiss(mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            let _ = pipe.write_all(b"\n");
+        }
+        self.keeper.wait().unwrap();
+    }
 }
 
 impl Server {
@@ -120,27 +132,25 @@ impl Server {
 
     /// Ends it at once, every process of it, as a power cut would.
     pub(crate) fn kill(&self) {
-        let Some(mut running) = self.running.lock().unwrap().take() else { return };
+        let Some(running) = self.running.lock().unwrap().take() else { return };
         // The children first found, the parent first killed: it would start a recovery.
         let children = children(running.pid);
         for pid in std::iter::once(running.pid).chain(children) {
             let _ = signal("-KILL", pid);
         }
-        running.pipe.take();
-        running.keeper.wait().unwrap();
+        running.dismiss();
         let _ = fs::remove_file(self.folder.join("postmaster.pid"));
     }
 
     /// Stops it in order: connections are closed, all is written.
     pub(crate) fn stop(&self) {
-        let Some(mut running) = self.running.lock().unwrap().take() else { return };
+        let Some(running) = self.running.lock().unwrap().take() else { return };
         signal("-INT", running.pid).unwrap();
         // Waits for the server by its own wait; the pipe closes afterwards.
         while Path::new(&format!("/proc/{}", running.pid)).exists() && !zombie(running.pid) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        running.pipe.take();
-        running.keeper.wait().unwrap();
+        running.dismiss();
     }
 
     /// Where it listens.
