@@ -1,0 +1,19 @@
+//! What tests stand on: private servers, a proxy that breaks connections, waiting with a deadline.
+
+pub(crate) mod postgres;
+pub(crate) mod proxy;
+pub(crate) mod scene;
+
+use std::time::Duration;
+
+/// Longest wait for something that should happen at once; generous for a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Asks again and again until `condition` holds. Panics, naming `what`, if it does not in time.
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
