@@ -1,4 +1,6 @@
 //! A claudemesh broker node.
 
+pub mod config;
 pub mod model;
 pub mod store;
+pub mod telemetry;

@@ -1,0 +1,11 @@
+//! What a node says about itself: log lines on stderr ([`log`]) and metrics ([`Metrics`]).
+//!
+//! Guarantees: stdout is never written to; an observation allocates nothing and never fails. Left
+//! to others: what is worth a line or a count, and serving the text over HTTP.
+
+mod exposition;
+pub mod labels;
+pub mod log;
+mod metrics;
+
+pub use metrics::Metrics;
