@@ -12,6 +12,7 @@ use crate::model::NewMesh;
 pub(super) struct Created {
     pub(super) mesh: NewMesh,
     pub(super) members: Vec<CreatedMember>,
+    /// Empty if it could not be recorded.
     pub(super) invite_url: String,
 }
 
@@ -87,12 +88,17 @@ impl Created {
             broker_url,
         );
         // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "Others can join with this invite ({DEFAULT_USES} uses, {DEFAULT_DAYS} days):\n\n  {}\n\n\
-             Each member's ~/.claudemesh/config.json follows. It holds a secret key that is shown \
-             only now\nand kept nowhere: save it where only that member can read it (chmod 600).\n",
-            self.invite_url,
+        if !self.invite_url.is_empty() {
+            let _ = write!(
+                text,
+                "Others can join with this invite ({DEFAULT_USES} uses, {DEFAULT_DAYS} days):\n\n  \
+                 {}\n\n",
+                self.invite_url,
+            );
+        }
+        text.push_str(
+            "The client configuration (config.json) of each member follows. It holds a secret key \
+             that is\nshown only now and kept nowhere: save it where only that member can read it.\n",
         );
         for member in &self.members {
             let config = self.client_config(member, broker_url, &joined_at)?;
