@@ -1,1 +1,176 @@
-//! (to be written)
+//! The store of a cluster: Postgres 14 or later.
+//!
+//! Guarantees: what [`Store`] promises. A batch of accepts and confirmations is one statement and
+//! one round trip; a new owner's start does not grow with what waits; a row is found by key however
+//! stale the statistics are; retention never waits for a commit. Left to others: grouping and
+//! isolation of bad rows ([`committer`](super::committer)); keeping a mesh's commits in one lane.
+//!
+//! Connect to Postgres itself or through a pooler in session mode: the settings of a connection and
+//! the claim belong to a session.
+
+mod activate;
+mod commit;
+mod error;
+mod health;
+mod identity;
+mod queue;
+mod retain;
+mod session;
+
+use async_trait::async_trait;
+use protocol::{MemberId, MeshId};
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+
+use self::commit::Lane;
+use self::session::Reader;
+use super::{Claim, PageLimit, Retained, Store, StoreError};
+use crate::model::{
+    AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
+    Outcome, Page, QueueId, Seq, StoredMessage,
+};
+
+/// See the module.
+pub struct Postgres {
+    options: PgConnectOptions,
+    pool: PgPool,
+    lanes: Vec<Lane>,
+}
+
+impl Postgres {
+    /// A store at `url` that commits over `lanes` connections. Tries the address once, so that a
+    /// mistake in it shows at the start and not at the first hello.
+    pub async fn connect(url: &str, lanes: usize) -> Result<Self, StoreError> {
+        let options = session::options(url)?;
+        let pool = session::pool(options.clone());
+        let lanes = (0..lanes.max(1)).map(|_| Lane::new(options.clone())).collect();
+        let store = Self { options, pool, lanes };
+        Reader::acquire(&store.pool).await?.release();
+        Ok(store)
+    }
+
+    /// A connection for reading.
+    async fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::acquire(&self.pool).await
+    }
+}
+
+/// Runs one query on a reader and gives the reader back if it answered.
+macro_rules! read {
+    ($store:expr, $task:literal, $query:expr, $fetch:ident) => {{
+        let mut reader = $store.reader().await?;
+        let query = $query.$fetch(&mut *reader);
+        let answer = $crate::store::postgres::error::bounded(
+            $task,
+            $crate::store::postgres::session::READ_LIMIT,
+            query,
+        )
+        .await?;
+        reader.release();
+        answer
+    }};
+}
+use read;
+
+#[async_trait]
+impl Store for Postgres {
+    async fn migrate(&self) -> Result<(), StoreError> {
+        health::migrate(&self.options).await
+    }
+
+    async fn healthy(&self) -> Result<(), StoreError> {
+        health::healthy(self).await
+    }
+
+    async fn unsafe_settings(&self) -> Result<Vec<String>, StoreError> {
+        health::unsafe_settings(self).await
+    }
+
+    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError> {
+        health::claim(&self.options).await
+    }
+
+    async fn beat(&self, node: &str) -> Result<(), StoreError> {
+        health::beat(self, node).await
+    }
+
+    async fn activate(
+        &self,
+        mesh: &MeshId,
+        node: &str,
+        floor: Epoch,
+    ) -> Result<Option<Activation>, StoreError> {
+        activate::activate(self, mesh, node, floor).await
+    }
+
+    async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError> {
+        activate::meshes_with_leases(self).await
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    async fn commit(&self, lane: usize, batch: &[MeshCommit]) -> Result<Vec<Outcome>, StoreError> {
+        match self.lanes.get(lane % self.lanes.len()) {
+            Some(lane) => lane.commit(batch).await,
+            None => Err(StoreError::Unavailable("committing: no lane".to_owned())),
+        }
+    }
+
+    async fn page(
+        &self,
+        mesh: &MeshId,
+        queue: &QueueId,
+        after: Seq,
+        limit: PageLimit,
+    ) -> Result<Page, StoreError> {
+        queue::page(self, mesh, queue, after, limit).await
+    }
+
+    async fn accepted(
+        &self,
+        mesh: &MeshId,
+        member: &MemberId,
+        key: &AcceptKey,
+    ) -> Result<Option<Accepted>, StoreError> {
+        queue::accepted(self, mesh, member, key).await
+    }
+
+    async fn identify(
+        &self,
+        mesh: &MeshId,
+        pubkey: &str,
+        session_key: Option<&str>,
+    ) -> Result<Option<Identity>, StoreError> {
+        identity::identify(self, mesh, pubkey, session_key).await
+    }
+
+    async fn messages(
+        &self,
+        mesh: &MeshId,
+        prefix: &str,
+    ) -> Result<Vec<StoredMessage>, StoreError> {
+        queue::messages(self, mesh, prefix).await
+    }
+
+    async fn queue_depth(&self) -> Result<u64, StoreError> {
+        queue::depth(self).await
+    }
+
+    async fn retain(&self, before: i64) -> Result<Retained, StoreError> {
+        retain::retain(self, before).await
+    }
+
+    async fn create_mesh(&self, mesh: &NewMesh) -> Result<bool, StoreError> {
+        identity::create_mesh(self, mesh).await
+    }
+
+    async fn meshes(&self) -> Result<Vec<MeshRow>, StoreError> {
+        identity::meshes(self).await
+    }
+
+    async fn create_invite(&self, invite: &NewInvite) -> Result<(), StoreError> {
+        identity::create_invite(self, invite).await
+    }
+}

@@ -1,0 +1,132 @@
+//! The server itself: its schema, whether it writes, whether it can keep the promises, who is alone.
+
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
+
+use super::error::{bounded, classify};
+use super::session::{self, READ_LIMIT};
+use super::{Postgres, read};
+use crate::store::{Claim, StoreError};
+
+/// Longest wait for our own and other nodes' migrations together.
+const MIGRATE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Tries, as two nodes may be the first to touch an empty database at the same moment.
+const MIGRATE_TRIES: u32 = 3;
+
+/// Names the claim among advisory locks: "claudeme", as a number.
+const CLAIM_KEY: i64 = 0x636c_6175_6465_6d65;
+
+pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
+    const TASK: &str = "migrating";
+    let mut last = StoreError::Unavailable(format!("{TASK}: not tried"));
+    for _ in 0..MIGRATE_TRIES {
+        let mut conn = session::open(options).await?;
+        let work = async {
+            // Another node's migration may take longer than any statement of ours should.
+            sqlx::raw_sql("SET statement_timeout = '110s'; RESET enable_seqscan;")
+                .execute(&mut conn)
+                .await?;
+            let done = migrator().run_direct(None, &mut conn, false).await;
+            done.map_err(plain)
+        };
+        match bounded(TASK, MIGRATE_LIMIT, work).await {
+            Ok(()) => {
+                // Without a goodbye the lock would end only when the server notices.
+                let _ = bounded("disconnecting", READ_LIMIT, conn.close()).await;
+                return Ok(());
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("../migrations/postgres");
+    migrator.create_schema("broker");
+    migrator.dangerous_set_table_name("broker.migration");
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+/// What a migration failed on, if it was the database; else that it failed.
+fn plain(error: MigrateError) -> sqlx::Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
+        other => sqlx::Error::Protocol(other.to_string()),
+    }
+}
+
+/// Commits something that leaves nothing behind: a record in the log that no one reads. It waits
+/// for whatever a commit waits for, a synchronous standby included.
+pub(super) async fn healthy(store: &Postgres) -> Result<(), StoreError> {
+    let query = sqlx::query_scalar::<_, String>(
+        "SELECT current_setting('transaction_read_only')
+         FROM pg_logical_emit_message(true, 'claudemesh', 'healthy')",
+    );
+    let read_only = read!(store, "checking the store", query, fetch_one);
+    if read_only == "off" {
+        Ok(())
+    } else {
+        Err(StoreError::Unavailable("checking the store: it is read-only".to_owned()))
+    }
+}
+
+pub(super) async fn unsafe_settings(store: &Postgres) -> Result<Vec<String>, StoreError> {
+    const TASK: &str = "reading the store's settings";
+    let query = sqlx::query(
+        "SELECT current_setting('fsync') = 'off' AS fsync,
+            current_setting('full_page_writes') = 'off' AS pages,
+            current_setting('synchronous_commit') IN ('off', 'local') AS commit,
+            current_setting('synchronous_standby_names') = ''
+                AND EXISTS (SELECT FROM pg_stat_replication
+                    WHERE coalesce(application_name, '') <> 'pg_basebackup') AS standby",
+    );
+    let row = read!(store, "reading the store's settings", query, fetch_one);
+    let found = [
+        ("fsync", "fsync is off: a crash of its host may lose or damage what was acknowledged"),
+        ("pages", "full_page_writes is off: a crash of its host may damage the database"),
+        ("commit", "synchronous_commit is not on: a crash may lose what was acknowledged"),
+        (
+            "standby",
+            "a standby is attached and none is synchronous: a failover may lose what was \
+             acknowledged (set synchronous_standby_names)",
+        ),
+    ];
+    let mut sentences = Vec::new();
+    for (column, sentence) in found {
+        if row.try_get::<bool, _>(column).map_err(|error| classify(TASK, &error))? {
+            sentences.push(format!("Postgres: {sentence}"));
+        }
+    }
+    Ok(sentences)
+}
+
+pub(super) async fn beat(store: &Postgres, node: &str) -> Result<(), StoreError> {
+    let query = sqlx::query(
+        "INSERT INTO broker.node AS n (node, beat_at) VALUES ($1, now())
+         ON CONFLICT (node) DO UPDATE SET beat_at = greatest(n.beat_at, excluded.beat_at)",
+    );
+    read!(store, "noting that the node is alive", query.bind(node), execute);
+    Ok(())
+}
+
+/// The lock lives as long as this connection, which nothing else uses.
+struct Session {
+    _conn: PgConnection,
+}
+
+impl Claim for Session {}
+
+pub(super) async fn claim(
+    options: &PgConnectOptions,
+) -> Result<Option<Box<dyn Claim>>, StoreError> {
+    let mut conn = session::open(options).await?;
+    let query = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(CLAIM_KEY);
+    let held = bounded("claiming the store", READ_LIMIT, query.fetch_one(&mut conn)).await?;
+    Ok(held.then(|| Box::new(Session { _conn: conn }) as Box<dyn Claim>))
+}

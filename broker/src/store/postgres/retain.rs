@@ -1,0 +1,94 @@
+//! Retention: what has outlived the TTL goes, a few hundred rows at a time.
+//!
+//! Guarantees: a pass never waits for a commit, holds its locks for one small transaction, and
+//! looks at each envelope at most once however long a transaction elsewhere keeps removed rows
+//! from being cleaned up: it walks each mesh in order and does not turn back.
+
+use protocol::MeshId;
+use sqlx::{Connection, Row};
+
+use super::error::{bounded, classify};
+use super::session::READ_LIMIT;
+use super::{Postgres, read};
+use crate::store::{Retained, StoreError};
+
+const TASK: &str = "removing expired messages";
+
+/// Envelopes looked at first in each mesh: most passes find nothing expired there.
+const FIRST: i64 = 16;
+
+/// Envelopes a transaction: some milliseconds of locks and of log.
+const CHUNK: i64 = 500;
+
+/// Meshes listed at a time.
+const MESHES: i64 = 1_000;
+
+pub(super) async fn retain(store: &Postgres, before: i64) -> Result<Retained, StoreError> {
+    let mut total = Retained::default();
+    let mut last = String::new();
+    loop {
+        // Whoever has envelopes has had an owner.
+        let query = sqlx::query_scalar::<_, String>(
+            "SELECT mesh_id FROM broker.mesh_owner WHERE mesh_id > $1 ORDER BY mesh_id LIMIT $2",
+        );
+        let query = query.bind(&last).bind(MESHES);
+        let meshes = read!(store, "listing meshes", query, fetch_all);
+        let Some(end) = meshes.last() else { return Ok(total) };
+        last.clone_from(end);
+        for mesh in meshes {
+            retain_mesh(store, &mesh.into(), before, &mut total).await?;
+        }
+    }
+}
+
+async fn retain_mesh(
+    store: &Postgres,
+    mesh: &MeshId,
+    before: i64,
+    total: &mut Retained,
+) -> Result<(), StoreError> {
+    let (mut after, mut look) = (0, FIRST);
+    loop {
+        let query = sqlx::query_as::<_, (i64, bool)>(include_str!("sql/expired.sql"))
+            .bind(mesh.as_str())
+            .bind(after)
+            .bind(before)
+            .bind(look);
+        let rows = read!(store, "looking for expired messages", query, fetch_all);
+        let expired: Vec<i64> = rows.iter().filter(|row| row.1).map(|row| row.0).collect();
+        // Owners' clocks differ by seconds, so order by sequence is order by time but for that.
+        let Some(end) = rows.last().filter(|_| !expired.is_empty()) else { return Ok(()) };
+        after = end.0;
+        look = CHUNK;
+        let removed = remove(store, mesh, &expired).await?;
+        total.envelopes += removed.envelopes;
+        total.unconfirmed += removed.unconfirmed;
+    }
+}
+
+/// In two statements, the second with a snapshot that sees what moved while the first ran.
+async fn remove(store: &Postgres, mesh: &MeshId, seqs: &[i64]) -> Result<Retained, StoreError> {
+    let mut reader = store.reader().await?;
+    let work = async {
+        let mut tx = reader.begin().await?;
+        sqlx::query(include_str!("sql/retain_deliveries.sql"))
+            .bind(mesh.as_str())
+            .bind(seqs)
+            .execute(&mut *tx)
+            .await?;
+        let row = sqlx::query(include_str!("sql/retain_envelopes.sql"))
+            .bind(mesh.as_str())
+            .bind(seqs)
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok::<_, sqlx::Error>(row)
+    };
+    let row = bounded(TASK, READ_LIMIT, work).await?;
+    reader.release();
+    let count = |column| -> Result<u64, StoreError> {
+        let count: i64 = row.try_get(column).map_err(|error| classify(TASK, &error))?;
+        Ok(count.unsigned_abs())
+    };
+    Ok(Retained { envelopes: count("envelopes")?, unconfirmed: count("unconfirmed")? })
+}

@@ -1,0 +1,121 @@
+-- Accepts and confirmations of a whole batch, in one statement and one snapshot.
+--
+-- $1, $2: meshes and the epochs they believe in. Rows name theirs by its place in that list.
+-- $3..$22: accepts. $23..$28: confirmations. Each list is one array per column.
+--
+-- Every look into a table is LATERAL with a LIMIT, which the planner can only run as one index
+-- descent per row: it cannot know how long the arrays are, and what it believes about the queue
+-- tables is always out of date.
+WITH fence AS MATERIALIZED (
+    -- Locks what is at its epoch and not being moved. Nobody waits here.
+    SELECT array_agg(o.held IS NOT NULL ORDER BY m.place) AS held
+    FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS m (mesh_id, epoch, place)
+    LEFT JOIN LATERAL (
+        SELECT true AS held
+        FROM broker.mesh_owner o
+        WHERE o.mesh_id = m.mesh_id AND o.epoch = m.epoch
+        FOR SHARE SKIP LOCKED
+    ) o ON true
+),
+-- The snapshot holds every key that earlier commits of these meshes wrote: those under earlier
+-- epochs had ended before the epoch was minted, and one epoch's commits follow each other. Were
+-- that ever untrue, the primary keys refuse the batch.
+incoming AS MATERIALIZED (
+    SELECT a.*, k.message_id AS original, k.fingerprint AS original_fingerprint
+    FROM unnest(
+        $3::int[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[], $13::smallint[], $14::text[], $15::text[],
+        $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::bigint[], $22::text[]
+    ) WITH ORDINALITY AS a (
+        mesh, mesh_id, seq, id, sender_member_id, sender_member_pubkey, sender_session_pubkey,
+        sender_name, target, priority, lane, nonce, ciphertext,
+        accept_kind, accept_key, fingerprint, reply_to, subtype, created_at, recipients,
+        place
+    )
+    LEFT JOIN LATERAL (
+        SELECT k.message_id, k.fingerprint
+        FROM broker.accepted k
+        WHERE k.mesh_id = a.mesh_id AND k.member_id = a.sender_member_id
+            AND k.kind = a.accept_kind AND k.key = a.accept_key
+        LIMIT 1
+    ) k ON true
+    WHERE ((SELECT held FROM fence))[a.mesh]
+),
+keyed AS (
+    INSERT INTO broker.accepted (mesh_id, member_id, kind, key, message_id, fingerprint)
+    SELECT mesh_id, sender_member_id, accept_kind, accept_key, id, fingerprint
+    FROM incoming
+    WHERE original IS NULL
+),
+stored AS (
+    INSERT INTO broker.envelope (
+        mesh_id, seq, id, sender_member_id, sender_member_pubkey, sender_session_pubkey,
+        sender_name, target, priority, lane, nonce, ciphertext, accept_kind, accept_key,
+        fingerprint, reply_to, subtype, created_at, recipients, delivered_at
+    )
+    SELECT
+        mesh_id, seq, id, sender_member_id, sender_member_pubkey, sender_session_pubkey,
+        sender_name, target, priority, lane, nonce, ciphertext, accept_kind, accept_key,
+        fingerprint, reply_to, subtype, created_at, recipients,
+        CASE WHEN recipients = '' THEN (extract(epoch FROM now()) * 1000)::bigint END
+    FROM incoming
+    WHERE original IS NULL
+),
+queued AS (
+    INSERT INTO broker.delivery (mesh_id, recipient, lane, seq, shared)
+    SELECT i.mesh_id, r.recipient, i.lane, i.seq, strpos(i.recipients, ' ') > 0
+    FROM incoming i
+    CROSS JOIN LATERAL unnest(string_to_array(i.recipients, ' ')) AS r (recipient)
+    WHERE i.original IS NULL
+),
+-- What is confirmed and was still waiting, if the message there is the one that is meant.
+arrived AS MATERIALIZED (
+    SELECT c.mesh_id, c.seq, d.shared, d.place AS delivery, e.place AS envelope
+    FROM unnest($23::int[], $24::text[], $25::text[], $26::smallint[], $27::bigint[], $28::text[])
+        AS c (mesh, mesh_id, recipient, lane, seq, id)
+    CROSS JOIN LATERAL (
+        SELECT d.ctid AS place, d.shared
+        FROM broker.delivery d
+        WHERE d.mesh_id = c.mesh_id AND d.recipient = c.recipient
+            AND d.lane = c.lane AND d.seq = c.seq
+        LIMIT 1
+    ) d
+    CROSS JOIN LATERAL (
+        SELECT e.ctid AS place
+        FROM broker.envelope e
+        WHERE e.mesh_id = c.mesh_id AND e.seq = c.seq AND e.id = c.id
+        LIMIT 1
+    ) e
+    WHERE ((SELECT held FROM fence))[c.mesh]
+),
+removed AS (
+    DELETE FROM broker.delivery WHERE ctid = ANY (ARRAY(SELECT delivery FROM arrived))
+),
+-- Envelopes that wait for nobody else. The look stops at the first other delivery it meets.
+finished AS MATERIALIZED (
+    SELECT a.envelope
+    FROM arrived a
+    GROUP BY a.mesh_id, a.seq, a.envelope, a.shared
+    HAVING NOT a.shared OR (
+        SELECT true
+        FROM broker.delivery d
+        WHERE d.mesh_id = a.mesh_id AND d.seq = a.seq AND d.shared
+            AND d.ctid <> ALL (array_agg(a.delivery))
+        LIMIT 1
+    ) IS NULL
+),
+emptied AS (
+    UPDATE broker.envelope
+    SET nonce = '', ciphertext = '', delivered_at = (extract(epoch FROM now()) * 1000)::bigint
+    WHERE ctid = ANY (ARRAY(SELECT envelope FROM finished))
+)
+SELECT f.held, k.places, k.originals, k.fingerprints
+FROM fence f
+CROSS JOIN LATERAL (
+    SELECT
+        array_agg(place ORDER BY place) AS places,
+        array_agg(original ORDER BY place) AS originals,
+        array_agg(original_fingerprint ORDER BY place) AS fingerprints
+    FROM incoming
+    WHERE original IS NOT NULL
+) k
