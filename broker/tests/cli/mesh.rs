@@ -160,3 +160,14 @@ fn the_data_directory_is_made_and_migrate_says_where() {
     assert_eq!(told, "The tables are up to date: SQLite at deep/er/claudemesh.sqlite\n");
     assert!(home.path().join("deep/er/claudemesh.sqlite").exists());
 }
+
+#[test]
+fn invites_of_equal_terms_in_one_second_are_different_invites() {
+    let home = Home::new();
+    home.run(&["mesh", "create", "red"]).answer();
+    let mut links: Vec<_> = (0..5).map(|_| home.run(&["mesh", "invite", "red"]).answer()).collect();
+    links.iter().for_each(|link| drop(invite_of(link)));
+    links.sort();
+    links.dedup();
+    assert_eq!(links.len(), 5);
+}
