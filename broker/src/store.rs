@@ -6,6 +6,7 @@
 
 pub mod committer;
 pub mod contract;
+pub mod open;
 pub mod postgres;
 pub mod sqlite;
 

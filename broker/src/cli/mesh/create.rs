@@ -1,0 +1,131 @@
+//! `mesh create`: a mesh, its keys, its first members and an invite.
+
+use clap::ArgMatches;
+use protocol::MeshId;
+use protocol::signature::Keypair;
+
+use super::now_ms;
+use super::show::{Created, CreatedMember};
+use crate::cli::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
+use crate::cli::{Failure, argument, keys};
+use crate::config::Config;
+use crate::model::{NewMember, NewMesh};
+use crate::store::{Store, StoreError};
+
+/// Who is in a mesh when nobody is named: the person who types.
+const SOLE_MEMBER: &str = "me";
+
+pub(super) async fn run(
+    matches: &ArgMatches,
+    config: &Config,
+    store: &dyn Store,
+) -> Result<String, Failure> {
+    let slug: String = argument(matches, "slug")?;
+    let name = matches.get_one::<String>("name").unwrap_or(&slug).clone();
+    let now = now_ms();
+    let owner = keys::keypair()?;
+    let members = members(&member_names(matches))?;
+    let mesh = NewMesh {
+        id: MeshId::from(keys::id()?),
+        slug,
+        name,
+        owner_user: argument(matches, "owner-user")?,
+        owner_pubkey: owner.public_hex(),
+        owner_secret_key: owner.secret_hex(),
+        root_key: keys::root_key()?,
+        members: members.iter().map(CreatedMember::row).collect(),
+        created_at: now,
+    };
+    if !record(store, &mesh).await? {
+        return Err(Failure::new(format!(
+            "a mesh with the slug {} exists already; choose another, or see `mesh list`",
+            mesh.slug
+        )));
+    }
+    let invite = invite(store, config, &mesh, &owner, now).await;
+    let (invite_url, failed) = match invite {
+        Ok(url) => (url, None),
+        Err(failure) => (String::new(), Some(failure)),
+    };
+    let created = Created { mesh, members, invite_url };
+    let json = matches.get_flag("json");
+    let answer = if json { created.json() } else { created.text(&config.broker_ws_url) }?;
+    match failed {
+        None => Ok(answer),
+        // The keys are kept nowhere else, so they are shown whatever became of the invite.
+        Some(failure) => Err(Failure::with_answer(
+            format!("the mesh exists, its invite does not ({failure}); use `mesh invite`"),
+            answer,
+        )),
+    }
+}
+
+async fn record(store: &dyn Store, mesh: &NewMesh) -> Result<bool, Failure> {
+    store.create_mesh(mesh).await.map_err(|error| match error {
+        StoreError::BadData(_) => Failure::new(format!(
+            "{error}\nWhere a web application shares the database, --owner-user must be one of \
+             its users (now: {}).",
+            mesh.owner_user
+        )),
+        _ => error.into(),
+    })
+}
+
+fn member_names(matches: &ArgMatches) -> Vec<String> {
+    if let Some(count) = matches.get_one::<u64>("members") {
+        return (0..*count).map(|index| format!("p{index}")).collect();
+    }
+    match matches.get_many::<String>("member") {
+        Some(names) => names.cloned().collect(),
+        None => vec![SOLE_MEMBER.to_owned()],
+    }
+}
+
+/// A key for each; the first is an admin.
+fn members(names: &[String]) -> Result<Vec<CreatedMember>, Failure> {
+    let member = |(index, name): (usize, &String)| {
+        let key = keys::keypair()?;
+        Ok(CreatedMember {
+            member_id: keys::id()?,
+            display_name: name.clone(),
+            role: if index == 0 { "admin" } else { "member" },
+            pubkey: key.public_hex(),
+            secret_key: key.secret_hex(),
+        })
+    };
+    names.iter().enumerate().map(member).collect()
+}
+
+impl CreatedMember {
+    fn row(&self) -> NewMember {
+        NewMember {
+            id: self.member_id.as_str().into(),
+            pubkey: self.pubkey.clone(),
+            display_name: self.display_name.clone(),
+            role: self.role,
+        }
+    }
+}
+
+async fn invite(
+    store: &dyn Store,
+    config: &Config,
+    mesh: &NewMesh,
+    owner: &Keypair,
+    now: i64,
+) -> Result<String, Failure> {
+    let signer = Signer {
+        mesh: &mesh.id,
+        slug: &mesh.slug,
+        owner_user: &mesh.owner_user,
+        root_key: &mesh.root_key,
+        owner,
+    };
+    let terms = Terms {
+        broker_url: &config.broker_ws_url,
+        role: "member",
+        uses: DEFAULT_USES,
+        seconds: DEFAULT_SECONDS,
+    };
+    issue(store, &signer, &terms, now).await
+}

@@ -1,0 +1,248 @@
+//! The settings that do something.
+
+use super::{Default, Group, Secrecy, Setting};
+use crate::config::parse::{choice, log_filter, millis, name, seconds, switch, url, whole};
+use crate::config::reading::Known;
+use crate::config::{NodeEnv, OfflineDirect};
+
+/// What a text may hold at most, in MiB of bytes: frames of this size are held in memory whole.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// Longer than any deploy: a day.
+const DAY_SECONDS: u64 = 24 * 3600;
+
+/// Fly.io waits this long for a stopping machine, at most.
+const LONGEST_DRAIN_SECONDS: u64 = 300;
+
+const SETTING: Setting = Setting {
+    name: "",
+    default: Default::Unset,
+    what: "",
+    secrecy: Secrecy::Open,
+    group: Group::Node,
+    set: |_, _| Ok(()),
+};
+
+const STORE: Setting = Setting { group: Group::Store, ..SETTING };
+const LISTEN: Setting = Setting { group: Group::Listen, ..SETTING };
+const LIMIT: Setting = Setting { group: Group::Limits, ..SETTING };
+const BEHAVIOUR: Setting = Setting { group: Group::Behaviour, ..SETTING };
+const NODE: Setting = Setting { group: Group::Node, ..SETTING };
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "DATABASE_URL",
+        what: "Postgres to keep everything in, `postgres://` or `postgresql://`; without it, \
+               SQLite in `DATA_DIR`",
+        secrecy: Secrecy::Url,
+        set: |c, text| {
+            let example = "postgres://user:password@host:5432/claudemesh";
+            c.database_url = Some(url(text, &["postgres", "postgresql"], example)?);
+            Ok(())
+        },
+        ..STORE
+    },
+    Setting {
+        name: "DATA_DIR",
+        default: Default::Is("./data"),
+        what: "Directory of the SQLite file `claudemesh.sqlite`; made if missing",
+        set: |c, text| {
+            c.data_dir = std::path::Path::new(text).into();
+            Ok(())
+        },
+        ..STORE
+    },
+    Setting {
+        name: "BROKER_SKIP_MIGRATE",
+        default: Default::Is("0"),
+        what: "`1` leaves the tables as they are at start; then run `claudemesh-broker migrate` \
+               yourself",
+        set: |c, text| switch(text).map(|on| c.skip_migrate = on),
+        ..STORE
+    },
+    Setting {
+        name: "REDIS_URL",
+        what: "Redis that the nodes of a cluster talk through, `redis://` or `rediss://`; this \
+               build runs single nodes and refuses to serve with it",
+        secrecy: Secrecy::Url,
+        set: |c, text| {
+            let example = "redis://:password@host:6379";
+            c.redis_url = Some(url(text, &["redis", "rediss"], example)?);
+            Ok(())
+        },
+        ..STORE
+    },
+    Setting {
+        name: "BROKER_PORT",
+        default: Default::Is("7900"),
+        what: "TCP port for WebSockets and HTTP; 0 lets the system pick",
+        set: |c, text| whole(text, 0..=65_535).map(|port| c.broker_port = port),
+        ..LISTEN
+    },
+    Setting {
+        name: "BIND_ADDR",
+        default: Default::Is("0.0.0.0"),
+        what: "IP address to listen on; `::` for IPv6, `127.0.0.1` for this machine only",
+        set: |c, text| {
+            c.bind_addr = text.parse().map_err(|_| "an IP address".to_owned())?;
+            Ok(())
+        },
+        ..LISTEN
+    },
+    Setting {
+        name: "BROKER_WS_URL",
+        default: Default::Derived("`ws://127.0.0.1:<BROKER_PORT>/ws`", local_ws_url),
+        what: "Where clients reach this broker, `ws://` or `wss://`; written into invites and \
+               client configurations",
+        set: |c, text| {
+            let example = "wss://mesh.example.org/ws";
+            c.broker_ws_url = url(text, &["ws", "wss"], example)?.expose().into();
+            Ok(())
+        },
+        ..LISTEN
+    },
+    Setting {
+        name: "MAX_CONNECTIONS_PER_MESH",
+        default: Default::Is("100"),
+        what: "Live connections in one mesh; a further one is closed with `capacity`",
+        set: |c, text| whole(text, 1..=100_000).map(|n| c.max_connections_per_mesh = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "MAX_MESSAGE_BYTES",
+        default: Default::Is("65536"),
+        what: "Bytes of one `send`: ciphertext, nonce and target together",
+        set: |c, text| whole(text, 1..=MAX_BYTES).map(|n| c.max_message_bytes = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "MAX_FRAME_BYTES",
+        default: Default::Is("2097152"),
+        what: "Bytes of one WebSocket frame of any verb; clients send files of 1.4 MiB in one",
+        set: |c, text| whole(text, 1024..=MAX_BYTES).map(|n| c.max_frame_bytes = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "SEND_RATE_PER_MINUTE",
+        default: Default::Is("60"),
+        what: "Sends per minute one member may go on with; 0 is no limit",
+        set: |c, text| whole(text, 0..=1_000_000).map(|n| c.send_rate_per_minute = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "SEND_BURST",
+        default: Default::Is("10"),
+        what: "Sends that may come at once before `SEND_RATE_PER_MINUTE` holds them back",
+        set: |c, text| whole(text, 0..=1_000_000).map(|n| c.send_burst = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "HELLO_TIMEOUT_SECONDS",
+        default: Default::Is("10"),
+        what: "Seconds a socket may stay without a hello",
+        set: |c, text| seconds(text, 1..=3600).map(|t| c.hello_timeout = t),
+        ..LIMIT
+    },
+    Setting {
+        name: "HALF_OPEN_PER_ADDRESS",
+        default: Default::Is("512"),
+        what: "Sockets without a hello that one IP address may hold; behind a proxy all clients \
+               share one",
+        set: |c, text| whole(text, 1..=1_000_000).map(|n| c.half_open_per_address = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "LEASE_GRACE_SECONDS",
+        default: Default::Is("90"),
+        what: "Seconds a lost session keeps its presence; who returns within is not seen leaving",
+        set: |c, text| seconds(text, 1..=DAY_SECONDS).map(|t| c.lease_grace = t),
+        ..BEHAVIOUR
+    },
+    Setting {
+        name: "OFFLINE_DIRECT",
+        default: Default::Is("reject"),
+        what: "A direct message to somebody who is not here: `reject` answers `no_recipient`, \
+               `queue` keeps it for those the mesh knows",
+        set: |c, text| {
+            let words = [("reject", OfflineDirect::Reject), ("queue", OfflineDirect::Queue)];
+            choice(text, &words).map(|what| c.offline_direct = what)
+        },
+        ..BEHAVIOUR
+    },
+    // 8: `docker stop` kills after 10 s where nobody said otherwise, Kubernetes after 30. So the
+    // default works out of the box and leaves 2 s for the last commits. Spread over it, the 100
+    // connections of a full mesh come back at 12 a second instead of all at once.
+    Setting {
+        name: "DRAIN_SECONDS",
+        default: Default::Is("8"),
+        what: "Seconds over which a stopping node closes its sockets; the platform must wait a \
+               little longer before it kills (docker stop: 10, Kubernetes: 30, Fly.io: 5 unless \
+               `kill_timeout` is set)",
+        set: |c, text| seconds(text, 0..=LONGEST_DRAIN_SECONDS).map(|t| c.drain = t),
+        ..BEHAVIOUR
+    },
+    Setting {
+        name: "NODE_ID",
+        default: Default::Derived("the host's name", host_name),
+        what: "This node's name, one per running node",
+        set: |c, text| name(text).map(|name| c.node_id = name),
+        ..NODE
+    },
+    Setting {
+        name: "NODE_HEARTBEAT_MS",
+        default: Default::Is("500"),
+        what: "Milliseconds between two signs of life of a node",
+        set: |c, text| millis(text, 50..=60_000).map(|t| c.node_heartbeat = t),
+        ..NODE
+    },
+    Setting {
+        name: "NODE_TTL_MS",
+        default: Default::Is("3000"),
+        what: "Milliseconds without a sign of life after which a node is gone; at least 3 × \
+               `NODE_HEARTBEAT_MS`",
+        set: |c, text| millis(text, 150..=600_000).map(|t| c.node_ttl = t),
+        ..NODE
+    },
+    Setting {
+        name: "NODE_ENV",
+        default: Default::Is("development"),
+        what: "`development`, `production` or `test`",
+        set: |c, text| {
+            let words = [
+                ("development", NodeEnv::Development),
+                ("production", NodeEnv::Production),
+                ("test", NodeEnv::Test),
+            ];
+            choice(text, &words).map(|env| c.node_env = env)
+        },
+        ..NODE
+    },
+    Setting {
+        name: "GIT_SHA",
+        what: "The build, as `/health` names it",
+        set: |c, text| name(text).map(|sha| c.git_sha = Some(sha)),
+        ..NODE
+    },
+    Setting {
+        name: "LOG_LEVEL",
+        default: Default::Is("info"),
+        what: "What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`, or levels \
+               per module like `info,broker::mesh=debug`",
+        set: |c, text| log_filter(text).map(|filter| c.log_level = filter),
+        ..NODE
+    },
+];
+
+fn local_ws_url(known: &Known) -> String {
+    format!("ws://127.0.0.1:{}/ws", known.setting("BROKER_PORT"))
+}
+
+/// `HOSTNAME`, as containers set it, else what the kernel says.
+fn host_name(known: &Known) -> String {
+    let kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let host = known.variable("HOSTNAME").map(str::to_owned).or_else(kernel).unwrap_or_default();
+    match name(host.trim()) {
+        Ok(host) => host.to_string(),
+        Err(_) => "local".to_owned(),
+    }
+}

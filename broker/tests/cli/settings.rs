@@ -1,0 +1,99 @@
+//! Settings as an operator meets them.
+
+use crate::support::Home;
+
+#[test]
+fn check_config_lists_every_mistake_and_shows_no_password() {
+    let env = [
+        ("SEND_RATE_PER_MINUTE", "abc"),
+        ("BROKER_PORTS", "1"),
+        ("DATABASE_URL", "mysql://root:hunter2@db/mesh"),
+        ("NODE_TTL_MS", "600"),
+    ];
+    let told = Home::new().run_with(&env, &["check-config", "--send-burst", "-1"]).refusal(1);
+    for part in [
+        "error: 5 mistakes in the settings:",
+        "SEND_RATE_PER_MINUTE=abc: a whole number ≥ 0 is expected; e.g. 60",
+        "--send-burst -1: a whole number ≥ 0 is expected; e.g. 10",
+        "BROKER_PORTS: no such setting; did you mean BROKER_PORT?",
+        "DATABASE_URL=mysql://root:***@db/mesh: a URL that starts with postgres://",
+        "NODE_TTL_MS=600 is less than 3 × NODE_HEARTBEAT_MS=500",
+    ] {
+        assert!(told.contains(part), "{part} is missing:\n{told}");
+    }
+    assert!(!told.contains("hunter2"));
+}
+
+#[test]
+fn check_config_names_the_store() {
+    let home = Home::new();
+    let sqlite = home.run(&["check-config"]).answer();
+    assert_eq!(sqlite, "ok: would keep everything in SQLite at ./data/claudemesh.sqlite\n");
+    let env = [("DATABASE_URL", "postgres://u:hunter2@db/mesh")];
+    let postgres = home.run_with(&env, &["check-config"]).answer();
+    assert_eq!(postgres, "ok: would keep everything in Postgres at postgres://u:***@db/mesh\n");
+}
+
+#[test]
+fn print_config_shows_values_and_sources_and_masks_secrets() {
+    let env = [
+        ("DATABASE_URL", "postgres://u:hunter2@db/mesh"),
+        ("CLI_SYNC_SECRET", "hunter2"),
+        ("SEND_BURST", "20"),
+        ("HOSTNAME", "box-1"),
+    ];
+    let shown = Home::new().run_with(&env, &["print-config", "--broker-port", "8000"]).answer();
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect())
+        .collect();
+    for row in [
+        ["DATABASE_URL", "postgres://u:***@db/mesh", "environment"],
+        ["CLI_SYNC_SECRET", "***", "environment, without effect here"],
+        ["SEND_BURST", "20", "environment"],
+        ["BROKER_PORT", "8000", "flag"],
+        ["BROKER_WS_URL", "ws://127.0.0.1:8000/ws", "default"],
+        ["NODE_ID", "box-1", "default"],
+        ["REDIS_URL", "(not set)", "default"],
+    ] {
+        assert!(rows.iter().any(|found| found == &row), "{row:?} is missing:\n{shown}");
+    }
+    assert!(!shown.contains("hunter2"));
+}
+
+#[test]
+fn print_config_shows_what_it_can_of_a_wrong_configuration() {
+    let ran = Home::new().run_with(&[("BROKER_PORT", "x")], &["print-config"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("SEND_BURST") && ran.stderr.contains("BROKER_PORT=x"));
+}
+
+#[test]
+fn serve_refuses_a_cluster_before_it_starts_anything() {
+    let env = [("DATABASE_URL", "postgres://db/mesh"), ("REDIS_URL", "redis://r")];
+    for words in [&["serve"][..], &[]] {
+        let told = Home::new().run_with(&env, words).refusal(1);
+        assert!(told.contains("this build runs single nodes only"), "{told}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_and_version_are_0() {
+    let home = Home::new();
+    assert_eq!(home.run(&["dance"]).code, 2);
+    assert_eq!(home.run(&["--no-such-flag", "1"]).code, 2);
+    assert_eq!(home.run(&["mesh"]).code, 2);
+    assert_eq!(home.run(&["mesh", "create", "Bad_Slug"]).code, 2);
+    assert_eq!(home.run(&["mesh", "invite", "m", "--expires", "soon"]).code, 2);
+    let help = home.run(&["--help"]).answer();
+    assert!(help.contains("--max-connections-per-mesh") && help.contains("check-config"));
+    assert!(!home.run(&["-h"]).answer().contains("--max-connections-per-mesh"));
+    assert!(home.run(&["--version"]).answer().starts_with("claudemesh-broker "));
+}
+
+#[test]
+fn the_readme_table_can_be_printed() {
+    assert!(
+        Home::new().run(&["print-readme-table"]).answer().contains("| `BROKER_PORT` | `7900` |")
+    );
+}
