@@ -40,8 +40,7 @@ pub fn hello(hello: Hello, wall: i64) -> Result<Attach, Rejection> {
     if session.as_deref().is_some_and(|key| !is_lowercase_key(key)) {
         return Err(bad_session_key());
     }
-    let text =
-        canonical::hello(&hello.mesh_id, &hello.member_id, &hello.pubkey, hello.timestamp);
+    let text = canonical::hello(&hello.mesh_id, &hello.member_id, &hello.pubkey, hello.timestamp);
     signed(&hello.pubkey, &hello.signature, &text, hello.timestamp, wall)
         .map_err(|code| Rejection::new(code, format!("hello rejected: {code}")))?;
     Ok(Attach {

@@ -173,7 +173,12 @@ pub struct Session {
 impl Session {
     /// A socket has been opened. `conn` names its first line to an owner, `next_conn` makes the
     /// name of the next, should the peer say hello again.
-    pub fn new(conn: ConnId, next_conn: fn(ConnId) -> ConnId, limits: EdgeLimits, now: Now) -> Self {
+    pub fn new(
+        conn: ConnId,
+        next_conn: fn(ConnId) -> ConnId,
+        limits: EdgeLimits,
+        now: Now,
+    ) -> Self {
         Self {
             conn,
             next_conn,

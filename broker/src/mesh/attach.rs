@@ -11,9 +11,7 @@ use serde_json::json;
 
 use super::delivery::Rank;
 use super::events;
-use super::io::{
-    Attach, ConnId, Count, Effect, Generation, Held, Now, Question, SessionKey,
-};
+use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Now, Question, SessionKey};
 use super::pipeline::Then;
 use super::query::Asked;
 use super::roster::{Found, Hold, Lease, LeaseNo, Record, given, presence_key};
@@ -46,8 +44,7 @@ impl Mesh {
     pub(super) fn arrive(&mut self, conn: ConnId, number: u64, attach: &Attach) {
         let pubkey = attach.pubkey.clone();
         let session = attach.session.key().cloned();
-        self.arrivals
-            .insert(conn, Arrival { number, attach: attach.clone(), identity: None });
+        self.arrivals.insert(conn, Arrival { number, attach: attach.clone(), identity: None });
         self.ask(Question::Identity { pubkey, session }, Asked::Identity(conn));
     }
 
@@ -155,8 +152,7 @@ impl Mesh {
         let no = self.admit(Lease::new(presence, record, hold, false));
         let Some(lease) = self.roster.get(no) else { return };
         let payload = joined_payload(&lease.record);
-        let row =
-            self.chain.append(&self.id, "peer_joined", &lease.sender, &payload, now.wall);
+        let row = self.chain.append(&self.id, "peer_joined", &lease.sender, &payload, now.wall);
         let mut writes = vec![Write::SaveLease(lease.row()), Write::Audit(row)];
         writes.extend(recorded_key(&lease.record));
         let ack = Box::new(hello_ack(lease, Some(member), identity));
@@ -220,11 +216,8 @@ impl Mesh {
     ) {
         let Some(lease) = self.roster.get_mut(no) else { return };
         let newly = !std::mem::replace(&mut lease.joined, true);
-        let held = Held {
-            conn,
-            presence: lease.presence.clone(),
-            generation: lease.record.generation,
-        };
+        let held =
+            Held { conn, presence: lease.presence.clone(), generation: lease.record.generation };
         if lease.conn() == Some(conn) {
             self.roster.hold(no, Hold::Online { conn, answered: true });
             let frame = Frame::HelloAck(Box::new(ack));
@@ -277,9 +270,8 @@ impl Mesh {
     /// siblings.
     fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
         let Some(subject) = self.roster.get(no) else { return };
-        let concerned = |other: &Lease| {
-            subject.record.proven || other.record.member != subject.record.member
-        };
+        let concerned =
+            |other: &Lease| subject.record.proven || other.record.member != subject.record.member;
         let others = self.roster.iter().filter(|(other, lease)| *other != no && concerned(lease));
         let conns: Vec<_> = others.filter_map(|(_, lease)| lease.listening()).collect();
         if !conns.is_empty() {

@@ -227,7 +227,9 @@ impl Delivery {
         let lane = envelope.lane();
         for recipient in recipients {
             let outlet = match &recipient {
-                Recipient::Member(member) => self.members.get(member).and_then(|(_, holder)| *holder),
+                Recipient::Member(member) => {
+                    self.members.get(member).and_then(|(_, holder)| *holder)
+                }
                 own => self.own.get(own).copied(),
             };
             let room = MESH_BYTES.saturating_sub(self.bytes);

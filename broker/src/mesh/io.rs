@@ -42,7 +42,16 @@ impl fmt::Display for ConnId {
 
 /// The order of attaches of one presence: the highest wins, whatever arrives when.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct Generation {
     /// Of the owner that attached it.

@@ -59,7 +59,9 @@ impl Record {
     /// Whether it is in `group` or below it.
     pub(crate) fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|own| {
-            own.name.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            own.name
+                .strip_prefix(group)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     }
 }

@@ -20,9 +20,7 @@ use sha2::{Digest, Sha256};
 use super::attach::Arrival;
 use super::audit::Chain;
 use super::delivery::{self, Delivery};
-use super::io::{
-    Command, ConnId, Count, Effect, Held, Input, Ms, Now, Numbered, Question, Ticket,
-};
+use super::io::{Command, ConnId, Count, Effect, Held, Input, Ms, Now, Numbered, Question, Ticket};
 use super::limits::{Buckets, Limits, Seen};
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
@@ -336,13 +334,7 @@ impl Mesh {
         }
     }
 
-    pub(super) fn execute(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        number: u64,
-        command: &Arc<Command>,
-    ) {
+    pub(super) fn execute(&mut self, now: Now, conn: ConnId, number: u64, command: &Arc<Command>) {
         // What was read before a close is executed before it.
         if let (Command::Detach, Some(stalled)) = (&**command, self.stalled.get_mut(&conn)) {
             stalled.push_back((number, command.clone()));
@@ -440,7 +432,13 @@ impl Mesh {
             }
             Then::Attached { conn, number, .. } => {
                 let text = "hello rejected: malformed";
-                self.turn_down(conn, number, "malformed", text, close::Close::rejected("malformed"));
+                self.turn_down(
+                    conn,
+                    number,
+                    "malformed",
+                    text,
+                    close::Close::rejected("malformed"),
+                );
             }
             Then::Settled | Then::Left { .. } => {}
         }

@@ -144,10 +144,8 @@ impl Checker {
     /// Whether the client's own view says it is here; called before a commit is judged.
     pub(crate) fn views(&mut self, clients: &[Client]) {
         self.here = clients.iter().filter(|c| c.attached).map(|c| c.index).collect();
-        self.gone_since =
-            clients.iter().filter_map(|c| Some((c.index, c.gone_since?))).collect();
-        self.presences
-            .extend(clients.iter().filter_map(|c| Some((c.presence.clone()?, c.index))));
+        self.gone_since = clients.iter().filter_map(|c| Some((c.index, c.gone_since?))).collect();
+        self.presences.extend(clients.iter().filter_map(|c| Some((c.presence.clone()?, c.index))));
     }
 
     /// P5, from the audit trail: joined and left alternate, and nobody leaves who is here.
@@ -310,9 +308,9 @@ fn delivered(world: &World, failures: &mut Vec<String>) {
             c.attached
                 && (queue.recipient == Recipient::Session(c.address().into())
                     || queue.recipient == Recipient::Member(c.member_id().into())
-                    || c.presence.as_deref().is_some_and(|p| {
-                        queue.recipient == Recipient::Presence(p.into())
-                    }))
+                    || c.presence
+                        .as_deref()
+                        .is_some_and(|p| queue.recipient == Recipient::Presence(p.into())))
         });
         if here {
             failures.push(format!("P2: {seq} still waits for {}, who is here", queue.recipient));
@@ -332,8 +330,7 @@ fn arrived(world: &World, recipient: &Recipient, has: &dyn Fn(&Client) -> bool) 
             client.is_none_or(|client| !client.attached || has(client))
         }
         Recipient::Presence(id) => {
-            let holder =
-                world.clients.iter().find(|c| c.presence.as_deref() == Some(id.as_str()));
+            let holder = world.clients.iter().find(|c| c.presence.as_deref() == Some(id.as_str()));
             match holder {
                 Some(client) if client.attached => has(client) || of_member(client.member),
                 Some(client) => of_member(client.member),
@@ -360,7 +357,10 @@ fn ordered(world: &World, failures: &mut Vec<String>) {
                         Target::All => true,
                         _ => false,
                     };
-                    if message.sockets != [*socket] || !own || to.address() == to.member_keys.public_hex() {
+                    if message.sockets != [*socket]
+                        || !own
+                        || to.address() == to.member_keys.public_hex()
+                    {
                         continue;
                     }
                     let Some(place) = bodies.iter().position(|b| b == body) else { continue };

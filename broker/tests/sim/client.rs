@@ -76,7 +76,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(index: usize, kind: Kind, member: usize, member_keys: Keypair, rng: &mut Rng) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        kind: Kind,
+        member: usize,
+        member_keys: Keypair,
+        rng: &mut Rng,
+    ) -> Self {
         Self {
             index,
             kind,

@@ -39,11 +39,35 @@ pub(crate) enum Fault {
 pub(crate) const ALL_FAULTS: [Fault; 29] = {
     use Fault::*;
     [
-        CrashBeforeCommit, CrashAfterCommit, CrashBeforeActivation, CrashAfterActivation,
-        CrashAnytime, CommitRefusedUnknown, CommitDoneUnknown, CommitDoneLate, ZombieCommitLands,
-        StoreDown, StoreSlow, ActivationFailed, AnswerFailed, PoisonRow, SocketCut,
-        SocketHalfOpen, PeerStalls, CleanClose, CloseBehindSends, Departure, LateReturn, Retry,
-        AckWithheld, AckTwice, ForeignAck, HostileFrame, HelloAgain, TwoProcesses, Overload,
+        CrashBeforeCommit,
+        CrashAfterCommit,
+        CrashBeforeActivation,
+        CrashAfterActivation,
+        CrashAnytime,
+        CommitRefusedUnknown,
+        CommitDoneUnknown,
+        CommitDoneLate,
+        ZombieCommitLands,
+        StoreDown,
+        StoreSlow,
+        ActivationFailed,
+        AnswerFailed,
+        PoisonRow,
+        SocketCut,
+        SocketHalfOpen,
+        PeerStalls,
+        CleanClose,
+        CloseBehindSends,
+        Departure,
+        LateReturn,
+        Retry,
+        AckWithheld,
+        AckTwice,
+        ForeignAck,
+        HostileFrame,
+        HelloAgain,
+        TwoProcesses,
+        Overload,
     ]
 };
 
@@ -84,8 +108,18 @@ pub(crate) enum Planted {
 pub(crate) const ALL_PLANTED: [Planted; 13] = {
     use Planted::*;
     [
-        AckBeforeCommit, NoRowLock, OneSnapshot, DedupeDropped, GraceRestarted, PageUnordered,
-        PushesSwapped, ConfirmedByAnother, BodyDroppedEarly, FenceIgnored, LeaseNotSaved,
-        ConfirmedByPush, GraceForever,
+        AckBeforeCommit,
+        NoRowLock,
+        OneSnapshot,
+        DedupeDropped,
+        GraceRestarted,
+        PageUnordered,
+        PushesSwapped,
+        ConfirmedByAnother,
+        BodyDroppedEarly,
+        FenceIgnored,
+        LeaseNotSaved,
+        ConfirmedByPush,
+        GraceForever,
     ]
 };

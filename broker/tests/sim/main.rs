@@ -69,12 +69,16 @@ fn promises_hold_in_every_history() {
     let count = runs.len();
     let fewest = runs.iter().map(|run| run.envelopes).min().unwrap_or(0);
     for run in runs {
-        run.coverage.iter().for_each(|(fault, times)| *coverage.entry(*fault).or_default() += times);
+        run.coverage
+            .iter()
+            .for_each(|(fault, times)| *coverage.entry(*fault).or_default() += times);
         envelopes += run.envelopes;
         reattaches += run.reattaches;
         failures.extend(run.verdict.err());
     }
-    println!("{count} histories, {envelopes} envelopes (at least {fewest} each), {reattaches} reattaches");
+    println!(
+        "{count} histories, {envelopes} envelopes (at least {fewest} each), {reattaches} reattaches"
+    );
     for fault in ALL_FAULTS {
         println!("  {fault:?}: {}", coverage.get(&fault).copied().unwrap_or(0));
     }

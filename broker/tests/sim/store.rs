@@ -185,8 +185,7 @@ impl SimStore {
         match question {
             Question::Identity { pubkey, session } => {
                 let member = self.now.members.get(&**pubkey).cloned();
-                let key_member =
-                    session.as_ref().and_then(|key| self.now.keys.get(key)).cloned();
+                let key_member = session.as_ref().and_then(|key| self.now.keys.get(key)).cloned();
                 Answer::Identity(Some(Box::new(Identity {
                     mesh_name: "sim".to_owned(),
                     archived: false,

@@ -7,9 +7,9 @@ use broker::edge::session::{Action, EdgeLimits, Session, ToEdge};
 use broker::mesh::io::{ConnId, Effect, Held, Input, Ms, Now, Question, Ticket};
 use broker::mesh::{Limits, Mesh};
 use broker::model::{Epoch, Member, MeshCommit, Outcome, Write};
+use protocol::MeshId;
 use protocol::server::Frame;
 use protocol::signature::Keypair;
-use protocol::MeshId;
 
 use crate::check::Checker;
 use crate::client::{Client, Kind, MESH, wall};
@@ -158,13 +158,20 @@ impl World {
             store.now.members.insert(keys.public_hex(), member);
         }
         let kinds = [
-            (Kind::Session, 0), (Kind::Session, 0), (Kind::Session, 1), (Kind::Session, 2),
-            (Kind::Daemon, 1), (Kind::Silent, 3), (Kind::Session, 3),
+            (Kind::Session, 0),
+            (Kind::Session, 0),
+            (Kind::Session, 1),
+            (Kind::Session, 2),
+            (Kind::Daemon, 1),
+            (Kind::Silent, 3),
+            (Kind::Session, 3),
         ];
         let clients = kinds
             .iter()
             .enumerate()
-            .map(|(i, (kind, member))| Client::new(i, *kind, *member, members[*member].clone(), &mut rng))
+            .map(|(i, (kind, member))| {
+                Client::new(i, *kind, *member, members[*member].clone(), &mut rng)
+            })
             .collect::<Vec<_>>();
         let mut world = Self {
             rng,
@@ -855,8 +862,10 @@ impl World {
 fn swap_pushes(effects: &mut [Effect]) {
     for index in 1..effects.len() {
         let (before, after) = effects.split_at_mut(index);
-        if let (Some(Effect::Push { conn: a, envelope: x, .. }), Effect::Push { conn: b, envelope: y, .. }) =
-            (before.last_mut(), &mut after[0])
+        if let (
+            Some(Effect::Push { conn: a, envelope: x, .. }),
+            Effect::Push { conn: b, envelope: y, .. },
+        ) = (before.last_mut(), &mut after[0])
             && a == b
         {
             std::mem::swap(x, y);

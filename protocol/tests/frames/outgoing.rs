@@ -16,14 +16,14 @@ fn hello_ack_2_4() {
     let mut ack = HelloAck {
         presence_id: "p".into(),
         member_display_name: "Ana".into(),
-        member_profile: MemberProfile {
+        member_profile: Some(MemberProfile {
             role_tag: None,
             groups: vec![
                 Group { name: "a/b".into(), role: None },
                 Group { name: "c".into(), role: Some("lead".into()) },
             ],
             message_mode: "push".into(),
-        },
+        }),
         mesh_policy: None,
         services: vec![],
     };
