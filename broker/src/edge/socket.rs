@@ -132,7 +132,9 @@ impl Connection {
                         return Ended::Slow;
                     }
                     let now = self.edge.clock.now();
-                    items.drain(..).for_each(|item| self.session.deliver(now, item));
+                    // Taken whole, so that an idle connection keeps no room for a burst.
+                    let taken = std::mem::take(&mut items);
+                    taken.into_iter().for_each(|item| self.session.deliver(now, item));
                 }
                 message = self.socket.next(), if self.session.wants_read() => {
                     self.read(message);
@@ -194,9 +196,8 @@ impl Connection {
 
     /// Does what the session wants, then flushes once.
     async fn act(&mut self) -> Result<(), Ended> {
-        let mut actions: Vec<Action> = self.session.drain().collect();
         let mut written = false;
-        for action in actions.drain(..) {
+        for action in self.session.drain() {
             match action {
                 Action::Open { conn, mesh } => {
                     self.place = None;
@@ -275,8 +276,7 @@ impl Connection {
 async fn finish(edge: &Edge, session: &mut Session, line: &Line) {
     let mut items = Vec::new();
     loop {
-        let actions: Vec<Action> = session.drain().collect();
-        for action in actions {
+        for action in session.drain() {
             if let Action::Up(numbered) = action
                 && line.mesh.input(Input::Command(numbered)).await.is_err()
             {
