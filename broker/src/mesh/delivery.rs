@@ -19,8 +19,9 @@ use protocol::{MemberId, MessageId};
 use super::io::{Ms, Question, Ticket};
 use super::queue::{Head, PAGE_BYTES, PAGE_ROWS, Queue};
 use super::roster::LeaseNo;
-use crate::model::{Confirm, Envelope, Lane, Page, QUEUE_QUOTA, QueueId, Recipient, Seq};
-use crate::store::PageLimit;
+use crate::model::{
+    Confirm, Envelope, Lane, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Seq,
+};
 
 /// Envelopes an outlet may have pushed without a confirmation.
 pub const WINDOW_ENVELOPES: usize = 256;
