@@ -1,5 +1,7 @@
 //! Who may import whom. ARCHITECTURE.md draws the rooms; this keeps the walls between them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod paths;
 
 use std::fs;
@@ -152,12 +154,8 @@ const WALLS: &[Wall] = &[
 
 impl Wall {
     fn holds_for(&self, file: &str) -> bool {
-        let within = |room: &&str| {
-            file.strip_prefix(*room).is_some_and(|rest| {
-                room.ends_with('/') || matches!(rest, "" | ".rs") || rest.starts_with('/')
-            })
-        };
-        self.of.iter().any(|room| within(&room)) && !self.but.iter().any(|room| within(&room))
+        let among = |rooms: &[&str]| rooms.iter().any(|room| belongs(file, room));
+        among(self.of) && !among(self.but)
     }
 
     fn forbids(&self, path: &str) -> bool {
@@ -165,6 +163,12 @@ impl Wall {
         let stranger = !self.only.is_empty() && among(&KNOWN) && !among(self.only);
         stranger || among(self.never)
     }
+}
+
+fn belongs(file: &str, room: &str) -> bool {
+    file.strip_prefix(room).is_some_and(|rest| {
+        room.ends_with('/') || matches!(rest, "" | ".rs") || rest.starts_with('/')
+    })
 }
 
 /// Whether `path` is `prefix` or something in it.
@@ -216,6 +220,14 @@ fn no_file_reaches_through_a_wall() {
     assert!(sources.len() > 80, "only {} files found", sources.len());
     let found: Vec<_> = sources.iter().flat_map(|(file, text)| breaches(file, text)).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_room_is_there() {
+    let sources = sources();
+    for room in WALLS.iter().flat_map(|wall| wall.of.iter().chain(wall.but)) {
+        assert!(sources.iter().any(|(file, _)| belongs(file, room)), "{room} is nowhere");
+    }
 }
 
 #[test]
