@@ -33,8 +33,9 @@ pub const MESH_BYTES: usize = 16 * 1024 * 1024;
 /// a word. Beyond it the oldest rest in the store until the next attach.
 const OVERDUE_ENVELOPES: usize = 64;
 /// When an unconfirmed envelope is first pushed again; doubles up to [`REPUSH_MOST_MS`].
-const REPUSH_MS: Ms = 30_000;
-const REPUSH_MOST_MS: Ms = 30 * 60_000;
+pub const REPUSH_MS: Ms = 30_000;
+/// See [`REPUSH_MS`].
+pub const REPUSH_MOST_MS: Ms = 30 * 60_000;
 /// How long a peer that may never ack is given to do so before it is probed.
 const PROBE_MS: Ms = 1_000;
 
