@@ -24,7 +24,7 @@ use router::link;
 const README: &str = include_str!("../../README.md");
 
 fn between(name: &str) -> &'static str {
-    let (begin, end) = (format!("<!-- {name}:begin -->\n\n"), format!("\n<!-- {name}:end -->"));
+    let (begin, end) = (format!("<!-- {name}:begin -->\n\n"), format!("<!-- {name}:end -->"));
     let (_, rest) = README.split_once(&begin).expect("README has the marker");
     rest.split_once(&end).expect("README has the marker").0
 }
