@@ -48,8 +48,10 @@ fn time(ms: u64) -> String {
     }
 }
 
-fn limits() -> String {
-    let rows = [
+type Row = (&'static str, String, &'static str);
+
+fn of_a_hello() -> Vec<Row> {
+    vec![
         ("An id or key chosen by a client", bytes(ID_BYTES), "`malformed`"),
         ("A name: peer, host, group, channel, model", bytes(NAME_BYTES), "`malformed`"),
         ("A target", bytes(TARGET_BYTES), "`malformed`"),
@@ -62,6 +64,11 @@ fn limits() -> String {
             format!("once in {}", time(REPLAY_MS)),
             "`replayed`",
         ),
+    ]
+}
+
+fn of_a_connection() -> Vec<Row> {
+    vec![
         (
             "Verbs of a connection but `send` and `client_ack`",
             format!("{VERBS_PER_SECOND} a second, {VERB_BURST} at once"),
@@ -87,6 +94,11 @@ fn limits() -> String {
             format!("{}, doubling to {}", time(REPUSH_MS), time(REPUSH_MOST_MS)),
             "pushed again; at once when the peer returns",
         ),
+    ]
+}
+
+fn of_a_queue() -> Vec<Row> {
+    vec![
         (
             "Messages waiting for one recipient",
             format!("{QUEUE_QUOTA} in each lane"),
@@ -97,6 +109,11 @@ fn limits() -> String {
             time(ENVELOPE_TTL_MS.unsigned_abs()),
             "removed, and its id with it",
         ),
+    ]
+}
+
+fn of_a_node() -> Vec<Row> {
+    vec![
         (
             "Bytes waiting for one socket",
             "2 × `MAX_FRAME_BYTES`".to_owned(),
@@ -123,7 +140,11 @@ fn limits() -> String {
             format!("{MAX_BATCH_UNITS} writes, or {}", bytes(MAX_BATCH_BYTES)),
             "the rest goes with the next",
         ),
-    ];
+    ]
+}
+
+fn limits() -> String {
+    let rows = [of_a_hello(), of_a_connection(), of_a_queue(), of_a_node()].concat();
     let mut text = "| Of what | How much | Beyond it |\n|---|---|---|\n".to_owned();
     for (what, how_much, beyond) in rows {
         // Writing to a String cannot fail.
