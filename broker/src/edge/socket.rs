@@ -27,7 +27,7 @@ use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed
 /// Items taken from the outbox, or frames read, before their consequences are written.
 const BATCH: usize = 64;
 /// A peer that takes nothing for so long is too slow.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a closed socket is still read from, so that the peer gets the close frame and not a
 /// reset (RFC 6455 §7.1.1).
 const LINGER: Duration = Duration::from_secs(2);
