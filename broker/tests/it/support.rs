@@ -1,8 +1,11 @@
 //! What tests stand on: private servers, a proxy that breaks connections, waiting with a deadline.
 
+pub(crate) mod node;
+pub(crate) mod peer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod scene;
+pub(crate) mod socket;
 
 use std::time::Duration;
 
