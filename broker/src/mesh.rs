@@ -2,12 +2,14 @@
 //!
 //! [`Mesh`] is a deterministic state machine: inputs and the time go in, effects come out
 //! ([`io`]). It knows no sockets, no SQL, no clock and no randomness, so that the simulator and
-//! production run the same code.
+//! production run the same code. [`handle`] is the door to the actors.
 
+mod actor;
 mod attach;
 mod audit;
 mod delivery;
 mod events;
+pub mod handle;
 pub mod io;
 mod limits;
 mod pipeline;
@@ -18,6 +20,7 @@ mod send;
 mod state;
 mod targets;
 
+pub use actor::Node;
 pub use delivery::{MESH_BYTES, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use limits::Limits;
 pub use send::UNAVAILABLE;

@@ -47,7 +47,11 @@ pub struct PageLimit {
 }
 
 /// Held as long as a process runs meshes on a store it does not share; see [`Store::claim`].
-pub trait Claim: Send + Sync {}
+#[async_trait]
+pub trait Claim: Send + Sync {
+    /// Whether it still stands. A node that lost it must ask again, or stop.
+    async fn held(&mut self) -> bool;
+}
 
 /// What a backend does. Every method bounds its own waiting (seconds, not minutes).
 #[async_trait]

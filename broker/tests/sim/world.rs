@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use broker::edge::session::{Action, EdgeLimits, Session, ToEdge};
-use broker::mesh::io::{ConnId, Effect, Held, Input, Ms, Now, Question, Ticket};
+use broker::edge::session::{Action, EdgeLimits, Session};
+use broker::mesh::io::{ConnId, Effect, Held, Input, Ms, Now, Question, Ticket, ToEdge};
 use broker::mesh::{Limits, Mesh};
 use broker::model::{Epoch, Member, MeshCommit, Outcome, Write};
 use protocol::MeshId;
