@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use protocol::signature::Keypair;
 use serde_json::Value;
+use sqlx::{Connection, PgConnection, SqliteConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -306,6 +307,24 @@ impl Node {
         Mesh { id: text(&made, "mesh_id"), members }
     }
 
+    /// Removes a member, as another program on the same store would.
+    pub(crate) async fn revoke(&self, mesh: &Mesh, name: &str) {
+        let id = &mesh.member(name).id;
+        let rows = if let Some(url) = self.ground.url() {
+            let mut conn = PgConnection::connect(url).await.unwrap();
+            let revoke = "UPDATE mesh.member SET revoked_at = now() WHERE id = $1";
+            let done = sqlx::query(revoke).bind(id).execute(&mut conn).await.unwrap();
+            done.rows_affected()
+        } else {
+            let url = format!("sqlite://{}", self.ground.file().display());
+            let mut conn = SqliteConnection::connect(&url).await.unwrap();
+            let revoke = "UPDATE member SET revoked_at = 1 WHERE id = ?";
+            let done = sqlx::query(revoke).bind(id).execute(&mut conn).await.unwrap();
+            done.rows_affected()
+        };
+        assert_eq!(rows, 1);
+    }
+
     /// One HTTP request.
     pub(crate) async fn http(&self, method: &str, path: &str) -> Answer {
         let request = format!("{method} {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
@@ -317,6 +336,12 @@ impl Node {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// The same from a node that may no longer listen.
+    pub(crate) async fn try_http(&self, method: &str, path: &str) -> Option<Answer> {
+        TcpStream::connect(self.address()).await.ok()?;
+        Some(self.http(method, path).await)
     }
 
     /// A metric's value: `name` with its labels, as Prometheus writes it.

@@ -253,8 +253,17 @@ impl TestPeer {
         peer
     }
 
-    /// Cuts the connection, if there is one, makes another, and says hello again.
+    /// Ends the connection, if there is one, makes another, and says hello again. The broker has
+    /// heard of the end first, unless the peer does not read.
     pub(crate) async fn reconnect(&mut self) {
+        if self.socket.is_some() && self.habit != Habit::Stalls {
+            self.close().await;
+        }
+        self.take_over().await;
+    }
+
+    /// Connects again while the broker may believe in the connection before.
+    pub(crate) async fn take_over(&mut self) {
         self.vanish();
         let mut socket = Socket::open(&self.address).await;
         socket.set_habit(self.habit);

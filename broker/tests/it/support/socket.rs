@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::SOON;
 
@@ -51,19 +51,22 @@ pub(crate) struct Socket {
 impl Socket {
     /// Connects, and says nothing.
     pub(crate) async fn open(address: &str) -> Self {
-        Self::open_with(address, None).await
+        match Self::try_open(address).await {
+            Ok(socket) => socket,
+            Err(status) => panic!("the upgrade is refused with {status}"),
+        }
     }
 
-    /// Connects with a small receive buffer, so that not reading is soon felt.
-    pub(crate) async fn open_with(address: &str, receive_buffer: Option<u32>) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        if let Some(bytes) = receive_buffer {
-            socket.set_recv_buffer_size(bytes).unwrap();
-        }
-        let stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    /// The same, or the HTTP status of a refusal.
+    pub(crate) async fn try_open(address: &str) -> Result<Self, u16> {
+        let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let url = format!("ws://{address}/ws");
-        let (stream, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let stream = match tokio_tungstenite::client_async(url, stream).await {
+            Ok((stream, _)) => stream,
+            Err(Error::Http(answer)) => return Err(answer.status().as_u16()),
+            Err(error) => panic!("the upgrade fails: {error}"),
+        };
         let (sink, stream) = stream.split();
         let (out, outgoing) = mpsc::channel(INBOX);
         let (heard, inbox) = mpsc::channel(INBOX);
@@ -71,7 +74,8 @@ impl Socket {
         let mut work = JoinSet::new();
         work.spawn(write(sink, outgoing));
         work.spawn(read(stream, heard, out.clone(), habits));
-        Self { out, inbox, habit, kept: VecDeque::new(), ended: None, _work: work }
+        let kept = VecDeque::new();
+        Ok(Self { out, inbox, habit, kept, ended: None, _work: work })
     }
 
     pub(crate) fn set_habit(&self, habit: Habit) {
@@ -95,19 +99,34 @@ impl Socket {
 
     /// The next frame that `pick` wants; earlier ones stay for others.
     pub(crate) async fn take(&mut self, what: &str, pick: impl Fn(&Value) -> bool) -> Value {
+        match self.take_or_end(what, pick).await {
+            Ok(frame) => frame,
+            Err(ended) => panic!("ended with {ended:?} instead of {what}; heard {}", self.heard()),
+        }
+    }
+
+    /// The same, or how the socket ended instead.
+    pub(crate) async fn take_or_end(
+        &mut self,
+        what: &str,
+        pick: impl Fn(&Value) -> bool,
+    ) -> Result<Value, Ended> {
         if let Some(index) = self.kept.iter().position(&pick) {
-            return self.kept.remove(index).unwrap();
+            return Ok(self.kept.remove(index).unwrap());
+        }
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone());
         }
         let deadline = Instant::now() + SOON;
         loop {
             match timeout_at(deadline, self.inbox.recv()).await {
-                Ok(Some(Heard::Frame(frame))) if pick(&frame) => return frame,
+                Ok(Some(Heard::Frame(frame))) if pick(&frame) => return Ok(frame),
                 Ok(Some(Heard::Frame(frame))) => self.kept.push_back(frame),
                 Ok(Some(Heard::Ended(ended))) => {
                     self.ended = Some(ended.clone());
-                    panic!("closed with {ended:?} instead of {what}; heard {}", self.heard());
+                    return Err(ended);
                 }
-                Ok(None) => panic!("closed already: no {what}"),
+                Ok(None) => return Err(None),
                 Err(_) => panic!("in vain: {what}; heard {}", self.heard()),
             }
         }
