@@ -62,9 +62,10 @@ struct Running {
     store: Arc<dyn Store>,
     listener: Option<TcpListener>,
     drain: watch::Sender<Option<Duration>>,
-    /// The tasks of sockets, and of meshes and the committer.
+    /// The tasks of sockets, of meshes, and of everything these rest on. They end in this order.
     sockets: TaskTracker,
     meshes: TaskTracker,
+    services: TaskTracker,
     /// Ends what only serves: canary, gauges, retention.
     chores: CancellationToken,
     /// Ends the actors, then the committer.
@@ -88,11 +89,12 @@ impl Running {
         let process = random()?;
         let metrics = Metrics::new();
         let (sockets, meshes) = (TaskTracker::new(), TaskTracker::new());
+        let services = TaskTracker::new();
         let (chores, stop_meshes) = (CancellationToken::new(), CancellationToken::new());
         let (stop_committer, superseded) = (CancellationToken::new(), CancellationToken::new());
         let observe = Arc::new(CommitMetrics(metrics.clone()));
         let committer =
-            Committer::start_observed(store.clone(), observe, &meshes, stop_committer.clone());
+            Committer::start_observed(store.clone(), observe, &services, stop_committer.clone());
         let clock = Clock::start();
         let directory = Directory::new(Node {
             name: format!("{}/{process:016x}", config.node_id).into(),
@@ -130,6 +132,7 @@ impl Running {
             drain,
             sockets,
             meshes,
+            services,
             chores,
             stop_meshes,
             stop_committer,
@@ -143,7 +146,7 @@ impl Running {
 
     fn chore(&self, task: impl Future<Output = ()> + Send + 'static) {
         let chores = self.chores.clone();
-        self.meshes.spawn(async move { chores.run_until_cancelled(task).await });
+        self.services.spawn(async move { chores.run_until_cancelled(task).await });
     }
 
     fn start_chores(&self) {
@@ -168,7 +171,7 @@ impl Running {
             edge::routes(self.edge.clone()).into_make_service_with_connect_info::<SocketAddr>();
         let stopping = stop_accepting.clone().cancelled_owned();
         let server = axum::serve(listener, service).with_graceful_shutdown(stopping);
-        let server = self.meshes.spawn(async move { server.await });
+        let server = self.services.spawn(async move { server.await });
         let superseded = tokio::select! {
             biased;
             () = self.superseded.cancelled() => true,
@@ -180,14 +183,17 @@ impl Running {
         let spread = if superseded { Duration::ZERO } else { self.spread(config.drain) };
         self.drain.send_replace(Some(spread));
         self.sockets.close();
-        let quiet = lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;
+        let mut patient =
+            lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;
         server.abort();
         self.chores.cancel();
         self.stop_meshes.cancel();
-        self.stop_committer.cancel();
         self.meshes.close();
-        if quiet {
-            lifecycle::wait(self.meshes.wait(), LAST_WORDS, &mut signals).await;
+        patient = patient && lifecycle::wait(self.meshes.wait(), LAST_WORDS, &mut signals).await;
+        self.stop_committer.cancel();
+        self.services.close();
+        if patient {
+            lifecycle::wait(self.services.wait(), LAST_WORDS, &mut signals).await;
         }
         tracing::info!("stopped");
         if superseded {
