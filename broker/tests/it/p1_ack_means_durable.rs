@@ -21,6 +21,7 @@ async fn what_was_acked_survives_the_death_of_the_broker(kind: Kind) {
     ana.send(&ben, "hello").await.acknowledged();
     node.kill();
     node.restart().await;
+    ben.vanish();
     ben.become_one_that(Habit::Acks);
     ben.reconnect().await;
     assert_eq!(ben.next().await, "hello");

@@ -78,6 +78,7 @@ async fn a_backlog_beyond_a_page_arrives_in_order_after_a_restart(kind: Kind) {
     node.restart().await;
     ana.reconnect().await;
     send_range(&mut ana, &ben, 900..950).await;
+    ben.vanish();
     ben.become_one_that(Habit::Acks);
     ben.reconnect().await;
     send_range(&mut ana, &ben, 950..1000).await;

@@ -225,10 +225,6 @@ impl Node {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     /// Ends the process as a power cut would.
     pub(crate) fn kill(&mut self) {
         if let Some(process) = &mut self.process {
@@ -267,10 +263,6 @@ impl Node {
     pub(crate) async fn terminate(&mut self) -> Option<i32> {
         self.signal("TERM");
         self.ended().await
-    }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|p| p.child.try_wait().unwrap().is_none())
     }
 
     /// What it has logged.

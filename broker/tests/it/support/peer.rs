@@ -82,7 +82,9 @@ impl Hello {
 
     /// With these fields as well; `null` takes one away.
     pub(crate) fn with(mut self, fields: &Value) -> Self {
-        merge(&mut self.fields, fields);
+        for (name, value) in fields.as_object().unwrap() {
+            self.fields[name] = value.clone();
+        }
         self
     }
 
@@ -266,10 +268,13 @@ impl TestPeer {
     pub(crate) async fn take_over(&mut self) {
         self.vanish();
         let mut socket = Socket::open(&self.address).await;
-        socket.set_habit(self.habit);
+        if self.habit != Habit::Stalls {
+            socket.set_habit(self.habit);
+        }
         socket.post(&self.hello.frame()).await;
         let first = socket.next_frame().await;
         assert_eq!(first["type"], "hello_ack", "{first}");
+        socket.set_habit(self.habit);
         socket.remember(std::mem::take(&mut self.heard));
         self.hello_ack = first;
         self.socket = Some(socket);
@@ -332,7 +337,7 @@ impl TestPeer {
         let wanted = |frame: &Value| {
             is_event(frame) && frame["event"] == event && frame["eventData"]["name"] == name
         };
-        self.take(&format!("{event} of {name}"), wanted).await
+        self.take(&format!("{event} of {name}"), wanted).await["eventData"].take()
     }
 
     /// Asks and waits for the answer: what the mesh did before has arrived by then.
