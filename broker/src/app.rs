@@ -19,7 +19,7 @@ use crate::config::{Config, OfflineDirect};
 use crate::edge::{self, Edge, HalfOpen, Readiness};
 use crate::lifecycle::{self, Signals};
 use crate::mesh::handle::Directory;
-use crate::mesh::{Limits, Node};
+use crate::mesh::{Limits, Node, WINDOW_BYTES};
 use crate::model::ENVELOPE_TTL_MS;
 use crate::store::committer::{Committer, Observe, Round};
 use crate::store::{Store, open};
@@ -37,6 +37,10 @@ const WAKE_PAUSE: Duration = Duration::from_millis(5);
 const FEW_PER_SECOND: u32 = 50;
 /// How long what was read from closed sockets may take to be executed.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Bytes waiting for one peer, or twice the largest frame: a peer that stalls costs at most this
+/// much. Holds a window of envelopes, the replies to a window of commands, and events beside.
+const OUTBOX_BYTES: usize = 4 * WINDOW_BYTES;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -121,8 +125,7 @@ impl Running {
             metrics,
             hello_timeout_ms: u64::try_from(config.hello_timeout.as_millis()).unwrap_or(u64::MAX),
             max_frame_bytes: config.max_frame_bytes,
-            // Twice the largest frame: a peer that stalls costs at most this much.
-            outbox_bytes: 2 * config.max_frame_bytes,
+            outbox_bytes: OUTBOX_BYTES.max(2 * config.max_frame_bytes),
             git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
         });
         let running = Self {

@@ -34,7 +34,9 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Why the socket is no longer there.
 enum Ended {
-    /// The peer closed it, or it broke.
+    /// The peer closed it.
+    Left,
+    /// It broke, or the peer is gone without a word.
     Lost,
     /// The peer does not take what it is sent.
     Slow,
@@ -56,6 +58,8 @@ pub(super) struct Connection {
     session: Session,
     place: Option<Place>,
     line: Option<Line>,
+    /// The peer has said good-bye.
+    left: bool,
     /// The node is going away: close then.
     leave_at: Option<Instant>,
 }
@@ -80,7 +84,7 @@ impl Connection {
         let conn = ConnId { process: edge.process, number };
         let limits = EdgeLimits { hello_timeout_ms: edge.hello_timeout_ms };
         let session = Session::new(conn, next_conn, limits, edge.clock.now());
-        Self { edge, socket, session, place: Some(place), line: None, leave_at: None }
+        Self { edge, socket, session, place: Some(place), line: None, left: false, leave_at: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -91,6 +95,11 @@ impl Connection {
                 self.edge.metrics.socket_closed(SocketClosed::SlowConsumer);
                 self.session.closed(self.edge.clock.now());
                 let _ = timeout(LINGER, self.say_goodbye(close::SLOW_CONSUMER)).await;
+            }
+            Ended::Left => {
+                self.edge.metrics.socket_closed(SocketClosed::Client);
+                // Sends the library's answer to the close frame (RFC 6455 §5.5.1).
+                let _ = timeout(LINGER, self.socket.flush()).await;
             }
             Ended::Lost => {
                 self.edge.metrics.socket_closed(SocketClosed::Lost);
@@ -115,7 +124,7 @@ impl Connection {
                 return ended;
             }
             if self.session.is_closed() {
-                return Ended::Lost;
+                return if self.left { Ended::Left } else { Ended::Lost };
             }
             let due = self.session.deadline().map(|at| self.edge.clock.instant(at));
             let due = [due, self.leave_at].into_iter().flatten().min();
@@ -186,7 +195,11 @@ impl Connection {
                 self.session.pong(now, nonce);
             }
             Some(Ok(Message::Ping(_))) => {}
-            Some(Ok(Message::Close(_))) | None => self.session.closed(now),
+            Some(Ok(Message::Close(_))) => {
+                self.left = true;
+                self.session.closed(now);
+            }
+            None => self.session.closed(now),
             Some(Err(error)) if is_too_large(&error) => {
                 self.session.close(now, close::FRAME_TOO_LARGE);
             }
@@ -194,9 +207,11 @@ impl Connection {
         }
     }
 
-    /// Does what the session wants, then flushes once.
+    /// Does what the session wants, then flushes once. What is for the mesh is passed on even when
+    /// the socket turns out to be gone or is to be closed: what was read is executed, and the mesh
+    /// hears of the end.
     async fn act(&mut self) -> Result<(), Ended> {
-        let mut written = false;
+        let (mut written, mut closing, mut ended) = (false, None, None);
         for action in self.session.drain() {
             match action {
                 Action::Open { conn, mesh } => {
@@ -217,19 +232,24 @@ impl Connection {
                 Action::ObserveAck(ms) => {
                     self.edge.metrics.ack_latency(Duration::from_millis(ms));
                 }
-                Action::Terminate => return Err(Ended::Lost),
-                Action::Close(close) => {
-                    self.edge.metrics.socket_closed(close);
-                    return match timeout(WRITE_TIMEOUT, self.say_goodbye(close)).await {
-                        Ok(Ok(())) => Err(Ended::Closed),
-                        _ => Err(Ended::Lost),
-                    };
-                }
+                Action::Terminate => ended = Some(Ended::Lost),
+                Action::Close(close) => closing = Some(close),
+                _ if closing.is_some() || ended.is_some() => {}
                 writing => {
                     written = true;
-                    self.feed(message(writing)).await?;
+                    ended = self.feed(message(writing)).await.err();
                 }
             }
+        }
+        if let Some(ended) = ended {
+            return Err(ended);
+        }
+        if let Some(close) = closing {
+            self.edge.metrics.socket_closed(close);
+            return match timeout(WRITE_TIMEOUT, self.say_goodbye(close)).await {
+                Ok(Ok(())) => Err(Ended::Closed),
+                _ => Err(Ended::Lost),
+            };
         }
         if written {
             self.flush().await?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use protocol::client::{ClientAck, MessageStatus, Profile, Send};
-use protocol::server::Frame;
+use protocol::server::{Frame, Peer};
 use protocol::{Close, MemberId, PresenceId};
 
 use crate::model::{
@@ -405,10 +405,20 @@ impl ToEdge {
         match self {
             Self::Push { envelope, .. } => envelope.bytes(),
             Self::Result { frame: Some(Frame::PeersList { peers, .. }), .. } => {
-                256 + peers.len() * 512
+                peers.iter().map(row_bytes).sum()
             }
             Self::Attached { .. } | Self::Event(_) => 1024,
             _ => 256,
         }
     }
+}
+
+/// A row of `peers_list`: what peers chose to tell of themselves, and the rest.
+fn row_bytes(peer: &Peer) -> usize {
+    let groups = peer.groups.iter();
+    let groups = groups.map(|group| group.name.len() + group.role.as_ref().map_or(0, String::len));
+    let told = [&peer.hostname, &peer.peer_type, &peer.channel, &peer.model];
+    let told = told.into_iter().flatten().map(String::len);
+    let own = peer.display_name.len() + peer.session_id.len() + peer.cwd.len();
+    512 + own + told.sum::<usize>() + groups.map(|bytes| bytes + 64).sum::<usize>()
 }

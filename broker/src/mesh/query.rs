@@ -131,7 +131,8 @@ fn error(code: &str, message: &str, req_id: Option<String>) -> Frame {
     Frame::Error(server::Error {
         code: code.to_owned(),
         message: message.to_owned(),
-        id: None,
+        // Some clients look for it there (protocol-core §1.2).
+        id: req_id.clone(),
         req_id,
     })
 }

@@ -5,7 +5,18 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod lifecycle;
+mod p1_ack_means_durable;
+mod p2_nothing_acked_is_lost;
+mod p3_accepted_once;
+mod p4_order;
+mod p5_presence;
+mod p6_one_writer;
+mod p7_counts_are_sets;
+mod p8_bounds;
+mod p9_bad_input;
 mod store_postgres;
 mod store_postgres_faults;
 mod store_sqlite;
 mod support;
+mod wire;

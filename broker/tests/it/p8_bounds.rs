@@ -1,0 +1,216 @@
+//! P8: every queue and buffer is bounded, and who reaches a bound is told in a named way.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::support::node::{Kind, Node, on_each_store};
+use crate::support::peer::{Hello, TestPeer, envelope};
+use crate::support::socket::{Habit, Socket, client_ack, is_envelope};
+use crate::support::{SOON, until, until_within};
+
+on_each_store!(
+    a_stalled_reader_costs_little_and_catches_up,
+);
+
+/// How long the reader stalls. Below the 75 s after which a silent peer is given up.
+const STALL: Duration = Duration::from_secs(62);
+/// Twice the outbox, the mesh's cache and what a debug build keeps beside, in KiB.
+const GROWTH_KB: u64 = 64 * 1024;
+
+async fn a_stalled_reader_costs_little_and_catches_up(kind: Kind) {
+    let node = Node::start(kind, &[]).await;
+    let mesh = node.mesh("red", &["ana", "ben", "carl", "dora"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let mut ben = TestPeer::session(&node, &mesh, "ben").await;
+    let mut carl = TestPeer::session(&node, &mesh, "carl").await;
+    let mut dora = TestPeer::session(&node, &mesh, "dora").await;
+    ben.become_one_that(Habit::Stalls);
+    let before = node.rss_kb();
+    let (mut most, mut sent, mut latencies) = (before, 0, Vec::new());
+    let body = "x".repeat(8 * 1024);
+    let mut tick = interval(Duration::from_millis(20));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let end = Instant::now() + STALL;
+    while Instant::now() < end {
+        tick.tick().await;
+        ana.send(&ben, &format!("{sent}:{body}")).await.acknowledged();
+        sent += 1;
+        let start = Instant::now();
+        carl.post(&envelope(&dora, &format!("c{sent}"))).await;
+        assert_eq!(dora.next().await, format!("c{sent}"));
+        latencies.push(start.elapsed());
+        if sent % 100 == 0 {
+            most = most.max(node.rss_kb());
+        }
+    }
+    latencies.sort();
+    let p99 = latencies[latencies.len() * 99 / 100];
+    println!(
+        "{kind:?}: {sent} messages of 8 KiB for a reader stalled {STALL:?}: RSS {before} KiB, at \
+         most {most} KiB; the other pair's p99 {p99:?}"
+    );
+    assert!(most < before + GROWTH_KB, "RSS grew from {before} to {most} KiB");
+    ben.become_one_that(Habit::Acks);
+    let mut next = 0;
+    while next < sent {
+        let push = match ben.take_or_end("a push", is_envelope).await {
+            Ok(push) => push,
+            Err(ended) => {
+                assert_eq!(ended, Some((1013, "slow_consumer".into())));
+                ben.reconnect().await;
+                continue;
+            }
+        };
+        let text = push["ciphertext"].as_str().unwrap();
+        let number: usize = text.split(':').next().unwrap().parse().unwrap();
+        assert!(number <= next, "{number} came before {next}");
+        next = next.max(number + 1);
+    }
+}
+
+/// Requests keep coming from a peer that reads none of the answers.
+#[tokio::test]
+async fn who_takes_nothing_for_half_a_minute_is_a_slow_consumer() {
+    let node = Node::start(Kind::Sqlite, &[]).await;
+    let mesh = node.mesh("red", &["ana", "ben"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let mut ben = TestPeer::session(&node, &mesh, "ben").await;
+    // Each row is as long as names may be: 64 groups of 256 bytes.
+    let groups: Vec<Value> = (0..64).map(|n| json!({"name": format!("{n:0>256}")})).collect();
+    let mut others = Vec::new();
+    for _ in 0..60 {
+        let hello = Hello::session(&mesh, "ana").with(&json!({"groups": groups}));
+        others.push(TestPeer::join_as(&node, hello, Habit::Reads).await);
+    }
+    ben.become_one_that(Habit::Stalls);
+    let before = node.rss_kb();
+    for _ in 0..64 {
+        ben.post(&json!({"type": "list_peers", "_reqId": "r"})).await;
+    }
+    let closed = "broker_sockets_closed_total{reason=\"slow_consumer\"}";
+    let mut most = before;
+    until_within(2 * SOON, "the reader is given up", async || {
+        most = most.max(node.rss_kb());
+        ana.round_trip().await;
+        node.metric(closed).await == Some(1.0)
+    })
+    .await;
+    println!("replies that nobody reads: RSS {before} KiB, at most {most} KiB");
+    assert!(most < before + GROWTH_KB, "RSS grew from {before} to {most} KiB");
+    ben.vanish();
+    ben.become_one_that(Habit::Acks);
+    ben.reconnect().await;
+    ana.send(&ben, "hello").await.acknowledged();
+    assert_eq!(ben.next().await, "hello");
+}
+
+#[tokio::test]
+async fn a_frame_too_large_ends_the_socket() {
+    let settings = [("MAX_FRAME_BYTES", "4096"), ("MAX_MESSAGE_BYTES", "2048")];
+    let (node, mut ana, mut ben) = two_peers(&settings).await;
+    let fits = "x".repeat(2048 - 64 - 8);
+    let mut send = envelope(&ben, "fits");
+    send["ciphertext"] = json!(fits);
+    ana.send_frame(&send).await.acknowledged();
+    send["ciphertext"] = json!(format!("{fits}x"));
+    send["id"] = json!("big");
+    send["client_message_id"] = json!("big");
+    let text = "payload too large: 2049 bytes > MAX_MESSAGE_BYTES=2048";
+    assert_eq!(ana.send_frame(&send).await.refused(), text);
+    send["ciphertext"] = json!("x".repeat(4096));
+    ana.post(&send).await;
+    assert_eq!(ana.close_frame().await, (1009, "frame_too_large".into()));
+    assert_eq!(ben.next().await, fits);
+    let mut stranger = Socket::open(&node.address()).await;
+    stranger.post_text(&"x".repeat(100_000)).await;
+    assert_eq!(stranger.close_frame().await, (1009, "frame_too_large".into()));
+}
+
+#[tokio::test]
+async fn a_socket_without_hello_is_closed() {
+    let node = Node::start(Kind::Sqlite, &[("HELLO_TIMEOUT_SECONDS", "1")]).await;
+    let mut silent = Socket::open(&node.address()).await;
+    let mut chatty = Socket::open(&node.address()).await;
+    chatty.post(&json!({"type": "list_peers", "_reqId": "r"})).await;
+    assert_eq!(chatty.next_frame().await["code"], "no_hello");
+    assert_eq!(silent.close_frame().await, (1008, "hello_timeout".into()));
+    assert_eq!(chatty.close_frame().await, (1008, "hello_timeout".into()));
+}
+
+#[tokio::test]
+async fn an_address_has_few_sockets_without_hello() {
+    let node = Node::start(Kind::Sqlite, &[("HALF_OPEN_PER_ADDRESS", "3")]).await;
+    let mesh = node.mesh("red", &["ana"]).await;
+    let mut greeted = TestPeer::session(&node, &mesh, "ana").await;
+    let address = node.address();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(Socket::open(&address).await);
+    }
+    assert_eq!(Socket::try_open(&address).await.err(), Some(503));
+    // A hello gives its place to the next, and so does an end.
+    silent[0].post(&Hello::session(&mesh, "ana").frame()).await;
+    assert_eq!(silent[0].next_frame().await["type"], "hello_ack");
+    silent[1].close().await;
+    silent.push(Socket::open(&address).await);
+    until("the closed socket's place is free", async || {
+        Socket::try_open(&address).await.is_ok()
+    })
+    .await;
+    greeted.round_trip().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_verbs_ends_the_socket() {
+    for frame in [
+        json!({"type": "list_peers", "_reqId": "r"}),
+        json!({"type": "set_summary", "summary": "s"}),
+        json!({"type": "message_status", "messageId": "12345678", "_reqId": "r"}),
+        json!({"no": "type"}),
+    ] {
+        let (_node, mut ana, mut ben) = two_peers(&[]).await;
+        for _ in 0..1000 {
+            ben.post(&frame).await;
+        }
+        assert_eq!(ben.close_frame().await, (1008, "flood".into()), "{frame}");
+        ana.round_trip().await;
+        ben.reconnect().await;
+        ben.round_trip().await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_before_hello_ends_the_socket() {
+    let node = Node::start(Kind::Sqlite, &[]).await;
+    for frame in [envelope("*", "x"), json!({"type": "client_ack", "brokerMessageId": "x"})] {
+        let mut socket = Socket::open(&node.address()).await;
+        for _ in 0..1000 {
+            socket.post(&frame).await;
+        }
+        assert_eq!(socket.close_frame().await, (1008, "flood".into()), "{frame}");
+    }
+}
+
+#[tokio::test]
+async fn sends_and_acks_are_no_flood() {
+    let (_node, mut ana, mut ben) = two_peers(&[]).await;
+    ben.become_one_that(Habit::Reads);
+    for number in 0..1000 {
+        ana.post(&envelope(&ben, &number.to_string())).await;
+        let push = ben.next_push().await;
+        ben.post(&client_ack(&push)).await;
+        ben.post(&client_ack(&push)).await;
+    }
+    ben.round_trip().await;
+    ana.round_trip().await;
+}
+
+async fn two_peers(settings: &[(&str, &str)]) -> (Node, TestPeer, TestPeer) {
+    let node = Node::start(Kind::Sqlite, settings).await;
+    let mesh = node.mesh("red", &["ana", "ben"]).await;
+    let ana = TestPeer::session(&node, &mesh, "ana").await;
+    let ben = TestPeer::session(&node, &mesh, "ben").await;
+    (node, ana, ben)
+}
