@@ -376,11 +376,10 @@ impl Session {
 
     fn push(&mut self, now: Now, command: Command) {
         let bytes = command.bytes();
-        let command = Arc::new(command);
-        let number = self.window.push(command.clone(), bytes, now.mono);
-        if let Some(epoch) = self.epoch {
-            let base = self.window.base();
-            self.out.push(Action::Up(Numbered { conn: self.conn, epoch, base, number, command }));
+        self.window.push(Arc::new(command), bytes, now.mono);
+        if let (Some(epoch), Some((base, number, command))) = (self.epoch, self.window.last()) {
+            let (conn, command) = (self.conn, command.clone());
+            self.out.push(Action::Up(Numbered { conn, epoch, base, number, command }));
         }
     }
 
@@ -421,8 +420,8 @@ impl Session {
 
     fn reset(&mut self, epoch: Epoch) {
         self.epoch = Some(epoch);
-        let (conn, base) = (self.conn, self.window.base());
-        let again = self.window.unreleased().map(|(number, command)| {
+        let conn = self.conn;
+        let again = self.window.unreleased().map(|(base, number, command)| {
             Action::Up(Numbered { conn, epoch, base, number, command: command.clone() })
         });
         self.out.extend(again);
