@@ -17,6 +17,8 @@ mod roster;
 mod send;
 mod state;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 pub use delivery::{MESH_BYTES, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use limits::Limits;

@@ -441,12 +441,16 @@ impl Session {
             }
             self.out.push(Action::Write(frame));
         }
-        if matches!(*command, Command::Detach) {
-            self.detached(now);
-        }
+        drop(command);
+        self.let_go(now);
     }
 
-    fn detached(&mut self, now: Now) {
+    /// A line is let go when everything it asked for, the detach behind it included, has its
+    /// result or was given up.
+    fn let_go(&mut self, now: Now) {
+        if !matches!(self.phase, Phase::Switching(..) | Phase::Closing) || !self.window.is_empty() {
+            return;
+        }
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Switching(mesh, attach) => {
                 self.out.push(Action::Shut(self.conn));
@@ -475,6 +479,7 @@ impl Session {
         while let Some(number) = self.window.overdue(now.mono) {
             self.give_up(now, number);
         }
+        self.let_go(now);
         if matches!(self.phase, Phase::Attached) && self.ping_at <= now.mono {
             // A peer we do not read cannot show that it lives.
             if !self.wants_read() {
@@ -504,8 +509,7 @@ impl Session {
                 self.error("unavailable", "the broker cannot answer a hello now", None, None);
                 return self.close(now, close::UNAVAILABLE);
             }
-            Command::Detach => return self.detached(now),
-            Command::ClientAck(_) => return,
+            Command::Detach | Command::ClientAck(_) => return,
             Command::ListPeers { req_id } => req_id,
             Command::MessageStatus(ask) => &ask.req_id,
         };

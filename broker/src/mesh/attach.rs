@@ -21,7 +21,7 @@ use crate::model::{Identity, Member, Recipient, Write};
 /// A hello on its way in.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    number: u64,
+    pub(super) number: u64,
     attach: Attach,
     identity: Option<Identity>,
 }
@@ -224,6 +224,9 @@ impl Mesh {
             self.out.push(Effect::Count(Count::Connected));
             self.out.push(Effect::Attached { held, number, frame });
             self.delivery.attach(no, self.may_confirm_by_pong(no));
+        } else {
+            // It has gone, or was displaced, in the meantime.
+            self.out.push(Effect::Result { conn, number, frame: None });
         }
         if newly {
             self.announce(now, "peer_joined", no);
@@ -231,16 +234,16 @@ impl Mesh {
     }
 
     /// A lease's connection is gone: the grace begins.
-    pub(super) fn away(&mut self, now: Now, no: LeaseNo) {
+    pub(super) fn away(&mut self, now: Now, no: LeaseNo, then: Then) {
         self.roster.hold(no, Hold::Away { until: now.mono + self.limits.grace_ms });
         self.delivery.detach(no);
-        self.save(no);
+        self.save(no, then);
         self.keep_beating(now);
     }
 
-    pub(super) fn save(&mut self, no: LeaseNo) {
+    pub(super) fn save(&mut self, no: LeaseNo, then: Then) {
         if let Some(lease) = self.roster.get(no) {
-            self.pipeline.push(vec![Write::SaveLease(lease.row())], Then::Settled);
+            self.pipeline.push(vec![Write::SaveLease(lease.row())], then);
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) enum Then {
     Accepted(Box<Accepted>),
     /// Answer the hello, and announce a new presence.
     Attached { no: LeaseNo, conn: ConnId, number: u64, ack: Box<HelloAck> },
+    /// Answer the detach.
+    Detached { conn: ConnId, number: u64 },
     /// Announce the departure.
     Left { no: LeaseNo },
 }

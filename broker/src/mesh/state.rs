@@ -159,7 +159,10 @@ impl Mesh {
             _ if self.phase != Phase::Active => {} // the edges will send it again
             Input::Command(numbered) => self.command(now, &numbered),
             Input::Pong { conn, nonce } => self.pong(conn, nonce),
-            Input::Lost(conn) => self.detach(now, conn),
+            Input::Lost(conn) => {
+                self.inbound.remove(&conn);
+                self.detach(now, conn, None);
+            }
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -269,7 +272,7 @@ impl Mesh {
             self.delivery.attach(no, self.may_confirm_by_pong(no));
         }
         if changed {
-            self.save(no);
+            self.save(no, Then::Settled);
         }
     }
 
@@ -342,10 +345,7 @@ impl Mesh {
         }
         match &**command {
             Command::Attach(attach) => self.arrive(conn, number, attach),
-            Command::Detach => {
-                self.detach(now, conn);
-                self.out.push(Effect::Result { conn, number, frame: None });
-            }
+            Command::Detach => self.detach(now, conn, Some(number)),
             Command::Send(send) => self.send(now, conn, number, send, command),
             Command::ClientAck(ack) => {
                 if let Some(no) = self.roster.of_conn(conn) {
@@ -373,11 +373,18 @@ impl Mesh {
         }
     }
 
-    fn detach(&mut self, now: Now, conn: ConnId) {
-        self.arrivals.remove(&conn);
-        self.inbound.remove(&conn);
-        if let Some(no) = self.roster.of_conn(conn) {
-            self.away(now, no);
+    /// A connection ends. The result of its detach comes behind those of all it asked for before:
+    /// until then the edge would ask again, should the mesh change its epoch.
+    fn detach(&mut self, now: Now, conn: ConnId, number: Option<u64>) {
+        let done = |number| Effect::Result { conn, number, frame: None };
+        self.out.extend(self.arrivals.remove(&conn).map(|arrival| done(arrival.number)));
+        match self.roster.of_conn(conn) {
+            Some(no) => self.away(
+                now,
+                no,
+                number.map_or(Then::Settled, |number| Then::Detached { conn, number }),
+            ),
+            None => self.out.extend(number.map(done)),
         }
     }
 
@@ -418,6 +425,9 @@ impl Mesh {
                 Then::Attached { no, conn, number, ack } => {
                     self.attached(now, no, conn, number, *ack);
                 }
+                Then::Detached { conn, number } => {
+                    self.out.push(Effect::Result { conn, number, frame: None });
+                }
                 Then::Left { no } => self.left(now, no),
             }
         }
@@ -440,7 +450,7 @@ impl Mesh {
                     close::Close::rejected("malformed"),
                 );
             }
-            Then::Settled | Then::Left { .. } => {}
+            Then::Settled | Then::Detached { .. } | Then::Left { .. } => {}
         }
     }
 
