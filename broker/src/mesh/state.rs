@@ -9,11 +9,12 @@
 //! unit, everything that the store or the edges can tell again is dropped, the mesh is activated
 //! anew, and the edges send again what has no result: the same path as a change of owner.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use protocol::server::Frame;
-use protocol::{MeshId, close};
+use protocol::{MeshId, PresenceId, close};
 use router::link::{Inbound, Verdict};
 use sha2::{Digest, Sha256};
 
@@ -230,8 +231,7 @@ impl Mesh {
         self.stalled.clear();
         self.inbound.clear();
         self.beat_at = None;
-        let mut held: HashMap<_, _> =
-            held.into_iter().map(|held| (held.presence.clone(), held)).collect();
+        let mut held = self.newest(held);
         for stored in from.leases {
             let held = held.remove(&stored.row.presence);
             self.restore(now, stored, held);
@@ -243,6 +243,26 @@ impl Mesh {
         }
         self.out.push(Effect::Reset(self.epoch));
         self.keep_beating(now);
+    }
+
+    /// A line that was displaced may not be gone yet: of those that hold a presence, the newest.
+    fn newest(&mut self, all: Vec<Held>) -> HashMap<PresenceId, Held> {
+        let mut newest: HashMap<PresenceId, Held> = HashMap::new();
+        for held in all {
+            let older = match newest.entry(held.presence.clone()) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(held);
+                    continue;
+                }
+                Entry::Occupied(mut other) if other.get().generation < held.generation => {
+                    other.insert(held)
+                }
+                Entry::Occupied(_) => held,
+            };
+            let close = close::SESSION_REPLACED;
+            self.out.push(Effect::Close { conn: older.conn, close });
+        }
+        newest
     }
 
     /// A lease as the store has it, and as an edge holds it.

@@ -180,3 +180,17 @@ fn a_detach_is_answered_behind_what_was_sent_before_it() {
     scene.commit();
     assert_eq!(scene.results(), [sent, detached]);
 }
+
+#[test]
+fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
+    let mut scene = Scene::new();
+    scene.greet(9, "ana");
+    scene.greet(2, "ana");
+    let held = scene.attached();
+    let row = scene.mesh.roster.iter().map(|(_, lease)| lease.row()).next().unwrap();
+    scene.input(Input::CommitUnknown);
+    let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
+    let held = vec![held[1].clone(), held[0].clone()];
+    scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
+    assert!(scene.mesh.roster.of_conn(conn(2)).is_some());
+}
