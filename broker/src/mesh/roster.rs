@@ -122,6 +122,12 @@ impl Lease {
         }
     }
 
+    /// Online or in grace: mail may wait for it. What is leaving has left its queue to its member
+    /// in the very commit that ends it; what came behind that would wait for nobody.
+    pub(crate) fn is_eligible(&self) -> bool {
+        self.hold != Hold::Leaving
+    }
+
     pub(crate) fn row(&self) -> LeaseRow {
         LeaseRow {
             presence: self.presence.clone(),

@@ -169,6 +169,19 @@ fn recipients(writes: &[Write]) -> Vec<Recipient> {
 }
 
 #[test]
+fn nothing_is_left_for_a_presence_that_is_just_leaving() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    scene.command(2, Command::Detach);
+    scene.commit();
+    scene.leave();
+    scene.send(1, "*");
+    assert!(recipients(&scene.commit()).is_empty());
+    assert_eq!(scene.mesh.leases(), 1);
+}
+
+#[test]
 fn a_detach_is_answered_behind_what_was_sent_before_it() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
