@@ -110,8 +110,13 @@ impl Mesh {
             self.late.entry(no).or_default().push(conn);
             return;
         }
-        let joins = !matches!(found, Found::Lease(_));
-        if joins && self.roster.len() >= self.limits.capacity {
+        let full = self.roster.len() >= self.limits.capacity;
+        let found = match found {
+            // No room to be kept apart: whoever has a lease may always come back to it.
+            Found::Contested(no) if full => Found::Lease(no),
+            other => other,
+        };
+        if full && !matches!(found, Found::Lease(_)) {
             let text = "mesh at connection capacity";
             let close = Close::rejected("capacity");
             return self.turn_down(conn, number, "capacity", text, close);
@@ -125,7 +130,7 @@ impl Mesh {
             Found::Nobody => {
                 self.join(now, conn, number, (&arrival.attach, key, false), &member, &identity);
             }
-            Found::Contested | Found::Leaving(_) => {
+            Found::Contested(_) | Found::Leaving(_) => {
                 self.join(now, conn, number, (&arrival.attach, key, true), &member, &identity);
             }
         }

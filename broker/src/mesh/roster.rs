@@ -193,8 +193,8 @@ pub(crate) enum Found {
     Lease(LeaseNo),
     /// A lease that is just leaving: wait for that, then ask again.
     Leaving(LeaseNo),
-    /// Somebody who looks alike and keeps coming back: join beside.
-    Contested,
+    /// Somebody who looks alike and keeps coming back: join beside this one.
+    Contested(LeaseNo),
 }
 
 /// See the module.
@@ -253,7 +253,7 @@ impl Roster {
         }
         let Some(no) = numbers.first().copied() else { return Found::Nobody };
         match self.leases.get_mut(&no).map(|lease| lease.contested(now)) {
-            Some(true) => Found::Contested,
+            Some(true) => Found::Contested(no),
             Some(false) => Found::Lease(no),
             None => Found::Nobody,
         }

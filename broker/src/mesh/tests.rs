@@ -207,3 +207,14 @@ fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
     scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
     assert!(scene.mesh.roster.of_conn(conn(2)).is_some());
 }
+
+#[test]
+fn a_contested_key_is_taken_over_where_there_is_no_room_beside_it() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ben");
+    for number in 2..8 {
+        scene.greet(number, "ana");
+        assert_eq!(scene.attached().last().map(|held| held.conn), Some(conn(number)));
+    }
+    assert_eq!(scene.mesh.leases(), 2);
+}
