@@ -62,6 +62,8 @@ struct Outlet {
     online: bool,
     /// May a pong confirm? Not for daemons, nor once an ack was seen.
     by_pong: bool,
+    /// An ack was seen, on this connection or one before.
+    acks: bool,
     /// Pushed once, unconfirmed: the window, by push.
     fresh: BTreeMap<u64, Place>,
     bytes: usize,
@@ -150,6 +152,7 @@ impl Delivery {
             rank,
             online: false,
             by_pong: false,
+            acks: false,
             fresh: BTreeMap::new(),
             bytes: 0,
             overdue: BTreeMap::new(),
@@ -165,7 +168,7 @@ impl Delivery {
         self.revert(no);
         let Some(outlet) = self.outlets.get_mut(&no) else { return };
         outlet.online = true;
-        outlet.by_pong = by_pong;
+        outlet.by_pong = by_pong && !outlet.acks;
         let member = outlet.member.clone();
         for recipient in outlet.sources() {
             for lane in Lane::ALL {
@@ -255,18 +258,17 @@ impl Delivery {
     /// What a peer's ack confirms. An envelope that is not in memory is confirmed unseen, by id, if
     /// the store may have it.
     pub(crate) fn acked(&mut self, no: LeaseNo, ack: &ClientAck, tail: Seq) -> Vec<Confirm> {
-        let confirms = match (&ack.broker_message_id, &ack.client_message_id) {
-            (Some(id), _) => self.confirm_by_id(no, id, tail),
-            (None, Some(id)) => self.confirm_by_client_id(no, id),
-            (None, None) => Vec::new(),
-        };
-        if !confirms.is_empty()
-            && let Some(outlet) = self.outlets.get_mut(&no)
-        {
+        // Even one that confirms nothing: a slow ack may come after the pong.
+        if let Some(outlet) = self.outlets.get_mut(&no) {
+            outlet.acks = true;
             outlet.by_pong = false;
             outlet.probe = None;
         }
-        confirms
+        match (&ack.broker_message_id, &ack.client_message_id) {
+            (Some(id), _) => self.confirm_by_id(no, id, tail),
+            (None, Some(id)) => self.confirm_by_client_id(no, id),
+            (None, None) => Vec::new(),
+        }
     }
 
     fn confirm_by_client_id(&mut self, no: LeaseNo, id: &str) -> Vec<Confirm> {

@@ -218,3 +218,21 @@ fn a_contested_key_is_taken_over_where_there_is_no_room_beside_it() {
     }
     assert_eq!(scene.mesh.leases(), 2);
 }
+
+#[test]
+fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    let ack = ClientAck { client_message_id: None, broker_message_id: Some("unknown".to_owned()) };
+    scene.command(2, Command::ClientAck(ack));
+    scene.command(2, Command::Detach);
+    scene.commit();
+    scene.greet(3, "ben");
+    scene.send(1, "ben");
+    scene.commit();
+    scene.now += 2_000;
+    scene.input(Input::Tick);
+    let probes = scene.take(|effect| matches!(effect, Effect::Probe { .. }).then_some(()));
+    assert!(probes.is_empty());
+}
