@@ -10,6 +10,9 @@
 //! Guarantees: per outlet and lane, first pushes go out in order of sequence; nothing leaves
 //! memory unconfirmed without the store knowing it; memory is bounded per queue and per mesh.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -26,8 +29,11 @@ use crate::store::PageLimit;
 pub const WINDOW_ENVELOPES: usize = 256;
 /// Their bytes. One envelope always fits.
 pub const WINDOW_BYTES: usize = 1024 * 1024;
-/// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due.
+/// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due. Where
+/// it is exceeded, each connection may still have [`TIGHT_BYTES`] or one envelope, so that all move.
 pub const MESH_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes read back at once while the mesh has no room.
+const TIGHT_BYTES: usize = PAGE_BYTES / 16;
 /// Envelopes per outlet that are pushed again from time to time because some clients drop without
 /// a word. Beyond it the oldest rest in the store until the next attach.
 const OVERDUE_ENVELOPES: usize = 64;
@@ -114,7 +120,9 @@ pub(crate) struct Delivery {
     members: HashMap<MemberId, (BTreeSet<LeaseNo>, Option<LeaseNo>)>,
     dirty: BTreeSet<LeaseNo>,
     checks: BTreeSet<(Ms, LeaseNo)>,
-    reads: HashMap<Ticket, QueueId>,
+    /// Reads under way, and the bytes they may bring.
+    reads: HashMap<Ticket, (QueueId, usize)>,
+    reserved: usize,
     bytes: usize,
     tickets: Ticket,
 }
@@ -244,7 +252,8 @@ impl Delivery {
 
     /// A stretch of a queue was read, or could not be.
     pub(crate) fn paged(&mut self, ticket: Ticket, page: Option<Page>) {
-        let Some(id) = self.reads.remove(&ticket) else { return };
+        let Some((id, reserved)) = self.reads.remove(&ticket) else { return };
+        self.reserved -= reserved;
         let Some(queue) = self.queues.get_mut(&id) else { return };
         self.bytes += queue.paged(ticket, page);
         self.forget_if_drained(&id);
@@ -509,18 +518,19 @@ impl Delivery {
     }
 
     fn read(&mut self, id: &QueueId, out: &mut Vec<Out>) {
-        let tight = self.bytes > MESH_BYTES;
+        let tight = self.bytes + self.reserved + PAGE_BYTES > MESH_BYTES;
         let Some(queue) = self.queues.get_mut(id) else { return };
         let Some((after, rows)) = queue.wants() else { return };
         let limit = if tight {
-            PageLimit { rows: rows.min(PAGE_ROWS / 16), bytes: PAGE_BYTES / 16 }
+            PageLimit { rows: rows.min(PAGE_ROWS / 16), bytes: TIGHT_BYTES }
         } else {
             PageLimit { rows, bytes: PAGE_BYTES }
         };
         let ticket = self.tickets + 1;
         self.tickets = ticket;
         queue.reading(ticket);
-        self.reads.insert(ticket, id.clone());
+        self.reads.insert(ticket, (id.clone(), limit.bytes));
+        self.reserved += limit.bytes;
         out.push(Out::Ask(ticket, Question::Page { queue: id.clone(), after, limit }));
     }
 }

@@ -128,7 +128,8 @@ impl Mesh {
         self.roster.len()
     }
 
-    /// Bytes of envelopes in memory. Bounded by [`MESH_BYTES`](super::MESH_BYTES) and a page.
+    /// Bytes of envelopes in memory. Bounded by [`MESH_BYTES`](super::MESH_BYTES) and,
+    /// for each connection, a little more.
     pub fn cached_bytes(&self) -> usize {
         self.delivery.bytes()
     }
