@@ -62,6 +62,9 @@ impl Mesh {
             return;
         }
         let Some(no) = self.roster.of_conn(conn) else { return };
+        if self.pipeline.is_full() {
+            return self.refuse_unavailable(conn, number, send.id.clone());
+        }
         let key = accept_key(send, conn, number);
         match self.address(now, no, send) {
             Ok(to) => self.accept(now, (conn, number), no, send, key, to),

@@ -369,7 +369,9 @@ impl Mesh {
             Command::Detach => self.detach(now, conn, Some(number)),
             Command::Send(send) => self.send(now, conn, number, send, command),
             Command::ClientAck(ack) => {
-                if let Some(no) = self.roster.of_conn(conn) {
+                if let Some(no) = self.roster.of_conn(conn)
+                    && !self.pipeline.is_full()
+                {
                     let confirms = self.delivery.acked(no, ack, self.tail);
                     self.settle(confirms);
                 }

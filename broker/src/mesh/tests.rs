@@ -236,3 +236,22 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
     let probes = scene.take(|effect| matches!(effect, Effect::Probe { .. }).then_some(()));
     assert!(probes.is_empty());
 }
+
+#[test]
+fn sends_wait_within_bounds_when_the_store_is_slow() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    let refused = |effect: &Effect| match effect {
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
+        _ => None,
+    };
+    for _ in 0..20_000 {
+        scene.send(1, "ben");
+    }
+    let refused = scene.take(refused);
+    assert!(!refused.is_empty() && refused.iter().all(|queued| !queued));
+    scene.commit();
+    scene.send(1, "ben");
+    assert_eq!(recipients(&scene.commit()).len(), 1);
+}
