@@ -238,6 +238,29 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
 }
 
 #[test]
+fn mail_to_oneself_is_not_held_for_oneself() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let send = Send {
+        id: Some("id".to_owned()),
+        target_spec: "ana".to_owned(),
+        priority: Priority::Now,
+        nonce: String::new(),
+        ciphertext: "text".to_owned(),
+        client_message_id: None,
+        request_fingerprint: None,
+        reply_to_id: None,
+        offline: Some("queue".to_owned()),
+    };
+    scene.command(1, Command::Send(send));
+    let refused = scene.take(|effect| match effect {
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
+        _ => None,
+    });
+    assert_eq!(refused, [false]);
+}
+
+#[test]
 fn sends_wait_within_bounds_when_the_store_is_slow() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
