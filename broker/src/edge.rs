@@ -1,8 +1,59 @@
 //! The edge: terminates WebSockets, checks hello signatures, bounds each connection. It holds
 //! nothing that matters: what it knows, its owner or its peer can tell again.
 //!
-//! [`session`] is one connection's rules, without I/O; [`auth`] the checks of a hello.
+//! [`session`] is one connection's rules, without I/O; [`auth`] the checks of a hello; [`wire`]
+//! envelopes as JSON. [`routes()`] is what is served, with a task per socket.
 
 pub mod auth;
+mod half_open;
+mod readiness;
+mod routes;
 pub mod session;
+mod socket;
 pub mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+pub use half_open::HalfOpen;
+pub use readiness::Readiness;
+pub use routes::routes;
+pub use socket::WRITE_TIMEOUT;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::mesh::handle::Directory;
+use crate::mesh::io::Ms;
+use crate::telemetry::Metrics;
+
+/// What all sockets of a node share.
+pub struct Edge {
+    /// Drawn at random when the process started.
+    pub process: u64,
+    /// Sockets so far: numbers them.
+    pub sockets: AtomicU64,
+    /// The door to the meshes.
+    pub meshes: Directory,
+    /// Sockets without a hello.
+    pub half_open: HalfOpen,
+    /// Whether hellos can be answered.
+    pub readiness: Readiness,
+    /// Set when the node goes away: the time over which sockets are closed.
+    pub draining: watch::Receiver<Option<Duration>>,
+    /// Every socket's task.
+    pub tasks: TaskTracker,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How long a socket may go without a hello.
+    pub hello_timeout_ms: Ms,
+    /// The largest frame a peer may send.
+    pub max_frame_bytes: usize,
+    /// Bytes that may wait for one peer.
+    pub outbox_bytes: usize,
+    /// The build.
+    pub git_sha: Arc<str>,
+}

@@ -7,8 +7,10 @@
 
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod edge;
+pub mod lifecycle;
 pub mod mesh;
 pub mod model;
 pub mod store;

@@ -15,7 +15,7 @@ use protocol::{MemberId, MeshId};
 
 use crate::model::{
     AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, QueueId, Seq, StoredMessage,
+    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
 };
 
 /// Why the store did not do as asked.
@@ -37,17 +37,12 @@ pub enum StoreError {
     Corrupt(String),
 }
 
-/// Bounds of one page of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageLimit {
-    /// Rows.
-    pub rows: usize,
-    /// Bytes of body; the first row comes whatever its size.
-    pub bytes: usize,
-}
-
 /// Held as long as a process runs meshes on a store it does not share; see [`Store::claim`].
-pub trait Claim: Send + Sync {}
+#[async_trait]
+pub trait Claim: Send + Sync {
+    /// Whether it still stands. A node that lost it must ask again, or stop.
+    async fn held(&mut self) -> bool;
+}
 
 /// What a backend does. Every method bounds its own waiting (seconds, not minutes).
 #[async_trait]

@@ -20,18 +20,21 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The `index`-th session of the run; members take turns. A run has 32 random bytes, from
-    /// which all its session keys grow.
-    pub(crate) fn new(mesh: &Mesh, index: u32, run: &[u8; 32]) -> Result<Self, Refused> {
+    /// The `index`-th session of the mesh; members take turns. Its key grows from its member's, so
+    /// that the next run returns to the presences of the last one instead of waiting for their
+    /// graces to end.
+    pub(crate) fn new(mesh: &Mesh, index: u32) -> Result<Self, Refused> {
         let member = &mesh.members[index as usize % mesh.members.len()];
-        let mut seed = *run;
-        for (byte, mask) in seed.iter_mut().zip(index.to_le_bytes()) {
-            *byte ^= mask;
+        let parent = Keypair::from_secret_hex(&member.secret_key)?;
+        let mut seed = [0; 32];
+        let signed = parent.sign(&format!("load-test session {index}"));
+        for (byte, digit) in seed.iter_mut().zip(signed.into_bytes()) {
+            *byte = digit;
         }
         let session = Keypair::from_seed(&seed);
         Ok(Self {
             mesh_id: mesh.mesh_id.clone(),
-            parent: Keypair::from_secret_hex(&member.secret_key)?,
+            parent,
             session_id: format!("load-{}", &session.public_hex()[..16]),
             session,
             member: member.clone(),
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn hellos_parse_and_verify() {
-        let identity = Identity::new(&mesh(2), 3, &[7; 32]).unwrap();
+        let identity = Identity::new(&mesh(2), 3).unwrap();
         let Ok(Frame::SessionHello(hello)) = client::parse(&identity.session_hello(5)) else {
             panic!("a session_hello")
         };
@@ -129,7 +132,7 @@ mod tests {
     #[test]
     fn sessions_of_one_run_differ_and_take_turns_over_members() {
         let mesh = mesh(2);
-        let all: Vec<_> = (0..600).map(|n| Identity::new(&mesh, n, &[7; 32]).unwrap()).collect();
+        let all: Vec<_> = (0..600).map(|n| Identity::new(&mesh, n).unwrap()).collect();
         let addresses: std::collections::BTreeSet<_> = all.iter().map(Identity::address).collect();
         assert_eq!(addresses.len(), 600);
         assert_eq!(all[0].member.pubkey, all[2].member.pubkey);

@@ -16,7 +16,7 @@ use crate::mesh::Mesh;
 use crate::pipe::Pipe;
 use crate::process;
 use crate::report::IdleReport;
-use crate::traffic::{DOORS, float, random};
+use crate::traffic::{DOORS, float};
 
 /// How often it is looked whether all are open.
 const LOOK: Duration = Duration::from_millis(50);
@@ -27,7 +27,6 @@ pub(crate) async fn run(options: &Idle) -> Result<IdleReport, Error> {
         return Err(Error::Options("no sessions to open"));
     }
     let meshes = options.mesh.iter().map(|path| Mesh::read(path)).collect::<Result<Vec<_>, _>>()?;
-    let seed = random()?;
     let before = process::rss_kb(&options.pid)?;
     let (over, watching) = watch::channel(false);
     let (doors, open) = (Arc::new(Semaphore::new(DOORS)), Arc::new(AtomicU32::new(0)));
@@ -37,7 +36,7 @@ pub(crate) async fn run(options: &Idle) -> Result<IdleReport, Error> {
         // Members take turns within their mesh, meshes first.
         let within = turn / meshes.len();
         let mesh = &meshes[turn % meshes.len()];
-        let identity = session(mesh, index, within, &seed)?;
+        let identity = session(mesh, index, within)?;
         let url = options.url[turn % options.url.len()].clone();
         tasks.spawn(rest(url, identity, Arc::clone(&doors), Arc::clone(&open), watching.clone()));
     }
@@ -70,11 +69,10 @@ pub(crate) async fn run(options: &Idle) -> Result<IdleReport, Error> {
     })
 }
 
-fn session(mesh: &Mesh, index: u32, within: usize, seed: &[u8; 32]) -> Result<Identity, Error> {
+fn session(mesh: &Mesh, index: u32, within: usize) -> Result<Identity, Error> {
     let mut one = mesh.clone();
     one.members = vec![mesh.members[within % mesh.members.len()].clone()];
-    Identity::new(&one, index, seed)
-        .map_err(|_| Error::Options("a member's secret_key is malformed"))
+    Identity::new(&one, index).map_err(|_| Error::Options("a member's secret_key is malformed"))
 }
 
 /// Takes note of sessions that ended; how many.

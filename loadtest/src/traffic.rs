@@ -96,7 +96,7 @@ fn prepare(
     seed: &[u8; 32],
 ) -> Result<(Arc<Run>, Vec<Peer>), Error> {
     let identities = (0..options.peers)
-        .map(|index| Identity::new(mesh, index, seed))
+        .map(|index| Identity::new(mesh, index))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Error::Options("a member's secret_key is malformed"))?;
     let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|offset| seed[at + offset]));

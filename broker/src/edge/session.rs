@@ -15,7 +15,7 @@ use router::link::Window;
 
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
-use crate::mesh::io::{Attach, Command, ConnId, Held, Ms, Now, Numbered};
+use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ToEdge};
 use crate::model::{Envelope, Epoch};
 
 /// How often a peer is pinged.
@@ -28,65 +28,6 @@ pub const VERB_BURST: u64 = 200;
 pub const VERBS_PER_SECOND: u64 = 50;
 /// What a malformed frame weighs in verbs.
 const MALFORMED_WEIGHT: u64 = 10;
-
-/// From the owner to one connection.
-#[derive(Debug, Clone)]
-pub enum ToEdge {
-    /// A new epoch: send again what has no result.
-    Reset(Epoch),
-    /// The hello was accepted.
-    Attached {
-        /// What this connection now holds.
-        held: Held,
-        /// The attach's number.
-        number: u64,
-        /// `hello_ack`.
-        frame: Frame,
-    },
-    /// The hello was refused.
-    Refused {
-        /// The attach's number.
-        number: u64,
-        /// Why.
-        frame: Option<Frame>,
-        /// How the socket ends.
-        close: Close,
-    },
-    /// The result of a command.
-    Result {
-        /// Which.
-        number: u64,
-        /// What the peer is told, if anything.
-        frame: Option<Frame>,
-    },
-    /// An envelope.
-    Push {
-        /// What.
-        envelope: Arc<Envelope>,
-        /// Do not say which member sent it.
-        hide_member: bool,
-    },
-    /// An event.
-    Event(Arc<Frame>),
-    /// Ping the peer behind what was pushed.
-    Probe(u64),
-    /// End the connection.
-    Close(Close),
-}
-
-impl ToEdge {
-    /// Bytes it holds in memory, near enough to bound an outbox with.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Push { envelope, .. } => envelope.bytes(),
-            Self::Result { frame: Some(Frame::PeersList { peers, .. }), .. } => {
-                256 + peers.len() * 512
-            }
-            Self::Attached { .. } | Self::Event(_) => 1024,
-            _ => 256,
-        }
-    }
-}
 
 /// What the connection's task must do, in order.
 #[derive(Debug)]
@@ -227,9 +168,9 @@ impl Session {
         [own, self.window.deadline()].into_iter().flatten().min()
     }
 
-    /// What is to be done, in order.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
-        self.out.drain(..)
+    /// What is to be done, in order. Leaves no room behind: an idle session is small.
+    pub fn drain(&mut self) -> std::vec::IntoIter<Action> {
+        std::mem::take(&mut self.out).into_iter()
     }
 
     // --- from the peer ---------------------------------------------------------------------

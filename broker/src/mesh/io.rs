@@ -8,10 +8,9 @@ use protocol::server::Frame;
 use protocol::{Close, MemberId, PresenceId};
 
 use crate::model::{
-    AcceptKey, Accepted, Activation, Envelope, Epoch, Identity, MeshCommit, Outcome, Page, QueueId,
-    Seq, StoredMessage,
+    AcceptKey, Accepted, Activation, Envelope, Epoch, Identity, MeshCommit, Outcome, Page,
+    PageLimit, QueueId, Seq, StoredMessage,
 };
-use crate::store::PageLimit;
 
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
 pub type Ms = u64;
@@ -353,4 +352,63 @@ pub enum Count {
     Routed(protocol::client::Priority),
     /// An envelope was left out or dropped.
     Dropped(&'static str),
+}
+
+/// From the owner to one connection.
+#[derive(Debug, Clone)]
+pub enum ToEdge {
+    /// A new epoch: send again what has no result.
+    Reset(Epoch),
+    /// The hello was accepted.
+    Attached {
+        /// What this connection now holds.
+        held: Held,
+        /// The attach's number.
+        number: u64,
+        /// `hello_ack`.
+        frame: Frame,
+    },
+    /// The hello was refused.
+    Refused {
+        /// The attach's number.
+        number: u64,
+        /// Why.
+        frame: Option<Frame>,
+        /// How the socket ends.
+        close: Close,
+    },
+    /// The result of a command.
+    Result {
+        /// Which.
+        number: u64,
+        /// What the peer is told, if anything.
+        frame: Option<Frame>,
+    },
+    /// An envelope.
+    Push {
+        /// What.
+        envelope: Arc<Envelope>,
+        /// Do not say which member sent it.
+        hide_member: bool,
+    },
+    /// An event.
+    Event(Arc<Frame>),
+    /// Ping the peer behind what was pushed.
+    Probe(u64),
+    /// End the connection.
+    Close(Close),
+}
+
+impl ToEdge {
+    /// Bytes it holds in memory, near enough to bound an outbox with.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Push { envelope, .. } => envelope.bytes(),
+            Self::Result { frame: Some(Frame::PeersList { peers, .. }), .. } => {
+                256 + peers.len() * 512
+            }
+            Self::Attached { .. } | Self::Event(_) => 1024,
+            _ => 256,
+        }
+    }
 }

@@ -117,10 +117,16 @@ pub(super) async fn beat(store: &Postgres, node: &str) -> Result<(), StoreError>
 
 /// The lock lives as long as this connection, which nothing else uses.
 struct Session {
-    _conn: PgConnection,
+    conn: PgConnection,
 }
 
-impl Claim for Session {}
+#[async_trait::async_trait]
+impl Claim for Session {
+    async fn held(&mut self) -> bool {
+        // The lock is the session's: while the session answers, the lock is held.
+        bounded("keeping the claim", READ_LIMIT, self.conn.ping()).await.is_ok()
+    }
+}
 
 pub(super) async fn claim(
     options: &PgConnectOptions,
@@ -128,5 +134,5 @@ pub(super) async fn claim(
     let mut conn = session::open(options).await?;
     let query = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(CLAIM_KEY);
     let held = bounded("claiming the store", READ_LIMIT, query.fetch_one(&mut conn)).await?;
-    Ok(held.then(|| Box::new(Session { _conn: conn }) as Box<dyn Claim>))
+    Ok(held.then(|| Box::new(Session { conn }) as Box<dyn Claim>))
 }

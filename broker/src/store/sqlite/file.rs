@@ -103,7 +103,12 @@ pub(super) struct Lock {
     _file: File,
 }
 
-impl Claim for Lock {}
+#[async_trait::async_trait]
+impl Claim for Lock {
+    async fn held(&mut self) -> bool {
+        true // a file's lock ends with the process
+    }
+}
 
 /// Takes the lock `<file>.<name>`, unless someone else has it.
 pub(super) fn lock(path: &Path, name: &str) -> StoreResult<Option<Lock>> {

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use broker::edge::session::ToEdge;
 use broker::mesh::Mesh;
-use broker::mesh::io::{Effect, Input};
+use broker::mesh::io::{Effect, Input, ToEdge};
 use broker::model::Outcome;
 use protocol::MeshId;
 

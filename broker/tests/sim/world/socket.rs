@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use broker::edge::session::{Action, EdgeLimits, Session, ToEdge};
-use broker::mesh::io::{ConnId, Input};
+use broker::edge::session::{Action, EdgeLimits, Session};
+use broker::mesh::io::{ConnId, Input, ToEdge};
 use protocol::MeshId;
 use protocol::server::Frame;
 

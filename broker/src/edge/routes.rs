@@ -1,0 +1,129 @@
+//! The HTTP side: the upgrade at `/ws`, health, metrics, and CORS on everything (protocol-core §8).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::Edge;
+use super::socket::Connection;
+
+/// Read buffer of a socket. The library's default of 128 KiB stays resident for each.
+const READ_BUFFER: usize = 4096;
+/// Bytes fed before they are written without waiting for a flush. What a burst makes of it stays
+/// resident, too.
+const WRITE_BUFFER: usize = 2048;
+
+/// Everything a node answers.
+pub fn routes(edge: Arc<Edge>) -> Router {
+    Router::new()
+        .route("/ws", get(upgrade))
+        .route("/health", get(health))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
+        .layer(middleware::from_fn(cors))
+        .with_state(edge)
+}
+
+async fn upgrade(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let Ok(upgrade) = upgrade else { return not_found().await };
+    let number = edge.sockets.fetch_add(1, Ordering::Relaxed);
+    let Some(place) = edge.half_open.enter(peer.ip(), number) else {
+        let text = "too many sockets without hello from this address";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    let tasks = edge.tasks.clone();
+    let most = edge.max_frame_bytes;
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(edge.outbox_bytes)
+        .max_message_size(most)
+        .max_frame_size(most)
+        .on_upgrade(move |socket| {
+            tasks.track_future(Connection::new(edge, socket, number, place).run())
+        })
+}
+
+async fn health(State(edge): State<Arc<Edge>>) -> Response {
+    let db = if edge.readiness.store_up() { "up" } else { "down" };
+    Json(json!({
+        "status": "ok",
+        "db": db,
+        "version": env!("CARGO_PKG_VERSION"),
+        "gitSha": edge.git_sha,
+        "uptime": edge.clock.now().mono / 1000,
+    }))
+    .into_response()
+}
+
+async fn ready(State(edge): State<Arc<Edge>>) -> Response {
+    match edge.readiness.reason() {
+        None => Json(json!({
+            "status": "ready",
+            "version": env!("CARGO_PKG_VERSION"),
+            "gitSha": edge.git_sha,
+            "uptime": edge.clock.now().mono / 1000,
+        }))
+        .into_response(),
+        Some(reason) => {
+            let body = Json(json!({ "status": "not_ready", "reason": reason }));
+            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        }
+    }
+}
+
+async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
+    edge.metrics.set_half_open(edge.half_open.count() as u64);
+    edge.metrics.set_connections_active(edge.tasks.len() as u64);
+    let text = edge.metrics.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn not_found() -> Response {
+    let mut response = Response::new(Body::from("not found"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
+async fn cors(request: Request, next: Next) -> Response {
+    let mut response = if request.method() == Method::OPTIONS {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
+    allow(response.headers_mut());
+    response
+}
+
+/// The reference's list, and the methods and headers that its own routes need beside.
+fn allow(headers: &mut HeaderMap) {
+    const ALLOWED: [(HeaderName, &str); 3] = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PATCH, DELETE"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Content-Type, X-Mesh-Id, X-Member-Id, X-File-Name, X-Tags, X-Persistent, \
+             X-Target-Spec, Authorization",
+        ),
+    ];
+    for (name, value) in ALLOWED {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}

@@ -1,0 +1,340 @@
+//! One connection's task: carries frames between a WebSocket and its [`Session`], and items
+//! between the session and the mesh. It has no rules of its own.
+//!
+//! One task per socket keeps an idle connection small; several frames are fed before each flush.
+//! Writing waits for the peer at most [`WRITE_TIMEOUT`]; reading stops while the session says so.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use protocol::{Close, close};
+use router::link::local::{Outbox, Taken};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite;
+
+use super::Edge;
+use super::half_open::Place;
+use super::session::{Action, EdgeLimits, Session};
+use super::wire;
+use crate::mesh::handle::{Gone, Handle};
+use crate::mesh::io::{ConnId, Input, ToEdge};
+use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
+
+/// Items taken from the outbox, or frames read, before their consequences are written.
+const BATCH: usize = 64;
+/// A peer that takes nothing for so long is too slow.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a closed socket is still read from, so that the peer gets the close frame and not a
+/// reset (RFC 6455 §7.1.1).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why the socket is no longer there.
+enum Ended {
+    /// The peer closed it, or it broke.
+    Lost,
+    /// The peer does not take what it is sent.
+    Slow,
+    /// The node has said good-bye.
+    Closed,
+}
+
+/// Room for the numbers of 2^24 hellos on one socket, above those of 2^40 sockets.
+const HELLO_BITS: u32 = 40;
+
+fn next_conn(conn: ConnId) -> ConnId {
+    ConnId { number: conn.number.wrapping_add(1 << HELLO_BITS), ..conn }
+}
+
+/// See the module.
+pub(super) struct Connection {
+    edge: Arc<Edge>,
+    socket: WebSocket,
+    session: Session,
+    place: Option<Place>,
+    line: Option<Line>,
+    /// The node is going away: close then.
+    leave_at: Option<Instant>,
+}
+
+/// A line to a mesh. However the task ends, the mesh hears of it.
+struct Line {
+    edge: Arc<Edge>,
+    conn: ConnId,
+    mesh: Handle,
+    outbox: Arc<Outbox<ToEdge>>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let (mesh, conn) = (self.mesh.clone(), self.conn);
+        self.edge.tasks.spawn(async move { mesh.shut(conn).await });
+    }
+}
+
+impl Connection {
+    pub(super) fn new(edge: Arc<Edge>, socket: WebSocket, number: u64, place: Place) -> Self {
+        let conn = ConnId { process: edge.process, number };
+        let limits = EdgeLimits { hello_timeout_ms: edge.hello_timeout_ms };
+        let session = Session::new(conn, next_conn, limits, edge.clock.now());
+        Self { edge, socket, session, place: Some(place), line: None, leave_at: None }
+    }
+
+    pub(super) async fn run(mut self) {
+        let ended = self.serve().await;
+        match ended {
+            Ended::Closed => self.linger().await,
+            Ended::Slow => {
+                self.edge.metrics.socket_closed(SocketClosed::SlowConsumer);
+                self.session.closed(self.edge.clock.now());
+                let _ = timeout(LINGER, self.say_goodbye(close::SLOW_CONSUMER)).await;
+            }
+            Ended::Lost => {
+                self.edge.metrics.socket_closed(SocketClosed::Lost);
+                self.session.closed(self.edge.clock.now());
+            }
+        }
+        // What was read before the end is still being executed.
+        let Self { edge, socket, mut session, line, .. } = self;
+        drop(socket);
+        let Some(line) = line else { return };
+        finish(&edge, &mut session, &line).await;
+    }
+
+    async fn serve(&mut self) -> Ended {
+        let mut items = Vec::new();
+        let mut draining = self.edge.draining.clone();
+        if let Some(spread) = *draining.borrow_and_update() {
+            self.leave_within(spread);
+        }
+        loop {
+            if let Err(ended) = self.act().await {
+                return ended;
+            }
+            if self.session.is_closed() {
+                return Ended::Lost;
+            }
+            let due = self.session.deadline().map(|at| self.edge.clock.instant(at));
+            let due = [due, self.leave_at].into_iter().flatten().min();
+            let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
+            let outbox = self.line.as_ref().map(|line| line.outbox.clone());
+            tokio::select! {
+                biased;
+                Ok(()) = draining.changed() => {
+                    let spread = *draining.borrow_and_update();
+                    self.leave_within(spread.unwrap_or_default());
+                }
+                taken = take(outbox.as_deref(), &mut items) => {
+                    if taken == Taken::Overflow {
+                        return Ended::Slow;
+                    }
+                    let now = self.edge.clock.now();
+                    // Taken whole, so that an idle connection keeps no room for a burst.
+                    let taken = std::mem::take(&mut items);
+                    taken.into_iter().for_each(|item| self.session.deliver(now, item));
+                }
+                message = self.socket.next(), if self.session.wants_read() => {
+                    self.read(message);
+                }
+                () = sleep_until(due) => self.tick(),
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.edge.clock.now();
+        if self.leave_at.is_some_and(|at| at <= Instant::now()) {
+            self.session.close(now, close::SHUTTING_DOWN);
+        } else {
+            self.session.tick(now);
+        }
+    }
+
+    /// Clients come back without jitter: the node that sends them away spreads them.
+    fn leave_within(&mut self, spread: Duration) {
+        let part = RandomState::new().hash_one(0) % 1000;
+        let part = u32::try_from(part).unwrap_or(0);
+        self.leave_at = Some(Instant::now() + spread * part / 1000);
+    }
+
+    /// Reads what is there, up to a batch.
+    fn read(&mut self, first: Option<Result<Message, axum::Error>>) {
+        let mut next = Some(first);
+        let mut left = BATCH;
+        while let Some(message) = next {
+            self.understand(message);
+            left -= 1;
+            if left == 0 || !self.session.wants_read() {
+                return;
+            }
+            next = self.socket.next().now_or_never();
+        }
+    }
+
+    fn understand(&mut self, message: Option<Result<Message, axum::Error>>) {
+        let now = self.edge.clock.now();
+        match message {
+            Some(Ok(Message::Text(text))) => self.session.frame(now, &text),
+            Some(Ok(Message::Binary(bytes))) => {
+                self.session.frame(now, &String::from_utf8_lossy(&bytes));
+            }
+            Some(Ok(Message::Pong(bytes))) => {
+                let nonce = bytes.as_ref().try_into().map_or(0, u64::from_be_bytes);
+                self.session.pong(now, nonce);
+            }
+            Some(Ok(Message::Ping(_))) => {}
+            Some(Ok(Message::Close(_))) | None => self.session.closed(now),
+            Some(Err(error)) if is_too_large(&error) => {
+                self.session.close(now, close::FRAME_TOO_LARGE);
+            }
+            Some(Err(_)) => self.session.closed(now),
+        }
+    }
+
+    /// Does what the session wants, then flushes once.
+    async fn act(&mut self) -> Result<(), Ended> {
+        let mut written = false;
+        for action in self.session.drain() {
+            match action {
+                Action::Open { conn, mesh } => {
+                    self.place = None;
+                    self.open(conn, &mesh).await;
+                }
+                Action::Up(numbered) => self.input(Input::Command(numbered)).await,
+                Action::Pong(conn, nonce) => self.input(Input::Pong { conn, nonce }).await,
+                Action::Shut(_) => self.line = None,
+                Action::CountRejected(label) => {
+                    let reason = ConnectionRejected::named(label);
+                    let reason = reason.unwrap_or(ConnectionRejected::Other);
+                    self.edge.metrics.connection_rejected(reason);
+                }
+                Action::CountUnanswered => {
+                    self.edge.metrics.message_rejected(MessageRejected::ParseOrHandler);
+                }
+                Action::ObserveAck(ms) => {
+                    self.edge.metrics.ack_latency(Duration::from_millis(ms));
+                }
+                Action::Terminate => return Err(Ended::Lost),
+                Action::Close(close) => {
+                    self.edge.metrics.socket_closed(close);
+                    return match timeout(WRITE_TIMEOUT, self.say_goodbye(close)).await {
+                        Ok(Ok(())) => Err(Ended::Closed),
+                        _ => Err(Ended::Lost),
+                    };
+                }
+                writing => {
+                    written = true;
+                    self.feed(message(writing)).await?;
+                }
+            }
+        }
+        if written {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self, conn: ConnId, mesh: &protocol::MeshId) {
+        let mesh = self.edge.meshes.mesh(mesh);
+        let outbox = Arc::new(Outbox::new(self.edge.outbox_bytes));
+        let _ = mesh.open(conn, outbox.clone()).await;
+        self.line = Some(Line { edge: self.edge.clone(), conn, mesh, outbox });
+    }
+
+    async fn input(&mut self, input: Input) {
+        if let Some(line) = &self.line
+            && line.mesh.input(input).await == Err(Gone)
+        {
+            let now = self.edge.clock.now();
+            self.session.close(now, close::SHUTTING_DOWN);
+        }
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Ended> {
+        ended(timeout(WRITE_TIMEOUT, self.socket.feed(message)).await)
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        ended(timeout(WRITE_TIMEOUT, self.socket.flush()).await)
+    }
+
+    async fn say_goodbye(&mut self, close: Close) -> Result<(), axum::Error> {
+        let reason = Utf8Bytes::from_static(close.reason);
+        self.socket.send(Message::Close(Some(CloseFrame { code: close.code, reason }))).await
+    }
+
+    async fn linger(&mut self) {
+        let rest = async { while let Some(Ok(_)) = self.socket.next().await {} };
+        let _ = timeout(LINGER, rest).await;
+    }
+}
+
+/// Everything that was asked before the socket closed gets its result, or is given up.
+async fn finish(edge: &Edge, session: &mut Session, line: &Line) {
+    let mut items = Vec::new();
+    loop {
+        for action in session.drain() {
+            if let Action::Up(numbered) = action
+                && line.mesh.input(Input::Command(numbered)).await.is_err()
+            {
+                return;
+            }
+        }
+        if session.is_done() {
+            return;
+        }
+        let Some(due) = session.deadline() else { return };
+        tokio::select! {
+            biased;
+            taken = line.outbox.take(&mut items, BATCH) => {
+                if taken == Taken::Overflow {
+                    return;
+                }
+                items.drain(..).for_each(|item| session.deliver(edge.clock.now(), item));
+            }
+            () = sleep_until(edge.clock.instant(due)) => session.tick(edge.clock.now()),
+        }
+    }
+}
+
+async fn take(outbox: Option<&Outbox<ToEdge>>, items: &mut Vec<ToEdge>) -> Taken {
+    match outbox {
+        Some(outbox) => outbox.take(items, BATCH).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn message(action: Action) -> Message {
+    match action {
+        Action::Write(frame) => Message::Text(frame.to_json().into()),
+        Action::WriteEvent(frame) => Message::Text(frame.to_json().into()),
+        Action::WritePush { mesh, envelope, hide_member } => {
+            Message::Text(wire::push(&mesh, &envelope, hide_member).into())
+        }
+        Action::Ping(nonce) => Message::Ping(nonce.to_be_bytes().to_vec().into()),
+        // Not written: `act` has dealt with them.
+        _ => Message::Ping(axum::body::Bytes::new()),
+    }
+}
+
+fn ended<T>(result: Result<Result<(), axum::Error>, T>) -> Result<(), Ended> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::Lost),
+        Err(_) => Err(Ended::Slow),
+    }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(tungstenite::Error::Capacity(_)) = error.downcast_ref() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}

@@ -1,0 +1,99 @@
+//! The door to meshes: find or start the one actor for a mesh, and talk to it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use protocol::MeshId;
+use router::link::local::Outbox;
+use tokio::sync::mpsc;
+
+use super::actor::{Actor, Node};
+use super::io::{ConnId, Input, ToEdge};
+
+/// Messages that wait for one mesh. Senders wait when it is full: TCP pushes back to the peers.
+const INBOX: usize = 4096;
+
+/// What an actor is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A connection wants to attach.
+    Open(ConnId, Arc<Outbox<ToEdge>>),
+    /// A connection is gone.
+    Shut(ConnId),
+    /// For the rules.
+    Input(Input),
+    /// Run the graces of leases found in the store.
+    Wake,
+}
+
+/// The meshes that run on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    meshes: Arc<Meshes>,
+    node: Arc<Node>,
+}
+
+pub(super) type Meshes = Mutex<HashMap<MeshId, mpsc::Sender<Message>>>;
+
+impl Directory {
+    /// No mesh runs yet.
+    pub fn new(node: Node) -> Self {
+        Self { meshes: Arc::default(), node: Arc::new(node) }
+    }
+
+    /// The door to a mesh, which need not exist: the hello finds out.
+    pub fn mesh(&self, id: &MeshId) -> Handle {
+        let mut meshes = lock(&self.meshes);
+        if let Some(inbox) = meshes.get(id).filter(|inbox| !inbox.is_closed()) {
+            return Handle { inbox: inbox.clone() };
+        }
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let actor = Actor::new(id.clone(), self.node.clone(), self.meshes.clone(), messages);
+        self.node.tasks.spawn(actor.run());
+        meshes.insert(id.clone(), inbox.clone());
+        Handle { inbox }
+    }
+
+    /// Starts a mesh that holds leases, so that graces found in the store run on.
+    pub async fn wake(&self, id: &MeshId) {
+        let _ = self.mesh(id).inbox.send(Message::Wake).await;
+    }
+
+    /// Meshes that run here.
+    pub fn count(&self) -> usize {
+        lock(&self.meshes).len()
+    }
+}
+
+/// The door to one mesh. Cheap to clone; the actor lives at least as long.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Message>,
+}
+
+/// The mesh has stopped: the node is going away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the mesh has stopped")]
+pub struct Gone;
+
+impl Handle {
+    /// Joins a connection to the mesh; what it is told arrives in `outbox`.
+    pub async fn open(&self, conn: ConnId, outbox: Arc<Outbox<ToEdge>>) -> Result<(), Gone> {
+        self.inbox.send(Message::Open(conn, outbox)).await.map_err(|_| Gone)
+    }
+
+    /// Passes an input on. Waits while the mesh has too much to do.
+    pub async fn input(&self, input: Input) -> Result<(), Gone> {
+        self.inbox.send(Message::Input(input)).await.map_err(|_| Gone)
+    }
+
+    /// Lets a connection go.
+    pub async fn shut(&self, conn: ConnId) -> Result<(), Gone> {
+        self.inbox.send(Message::Shut(conn)).await.map_err(|_| Gone)
+    }
+}
+
+pub(super) fn lock(meshes: &Meshes) -> MutexGuard<'_, HashMap<MeshId, mpsc::Sender<Message>>> {
+    // A panic elsewhere cannot leave the map half changed.
+    meshes.lock().unwrap_or_else(PoisonError::into_inner)
+}
