@@ -19,6 +19,8 @@ mod roster;
 mod send;
 mod state;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 pub use actor::Node;
 pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};

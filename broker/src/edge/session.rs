@@ -317,11 +317,10 @@ impl Session {
 
     fn push(&mut self, now: Now, command: Command) {
         let bytes = command.bytes();
-        let command = Arc::new(command);
-        let number = self.window.push(command.clone(), bytes, now.mono);
-        if let Some(epoch) = self.epoch {
-            let base = self.window.base();
-            self.out.push(Action::Up(Numbered { conn: self.conn, epoch, base, number, command }));
+        self.window.push(Arc::new(command), bytes, now.mono);
+        if let (Some(epoch), Some((base, number, command))) = (self.epoch, self.window.last()) {
+            let (conn, command) = (self.conn, command.clone());
+            self.out.push(Action::Up(Numbered { conn, epoch, base, number, command }));
         }
     }
 
@@ -362,8 +361,8 @@ impl Session {
 
     fn reset(&mut self, epoch: Epoch) {
         self.epoch = Some(epoch);
-        let (conn, base) = (self.conn, self.window.base());
-        let again = self.window.unreleased().map(|(number, command)| {
+        let conn = self.conn;
+        let again = self.window.unreleased().map(|(base, number, command)| {
             Action::Up(Numbered { conn, epoch, base, number, command: command.clone() })
         });
         self.out.extend(again);
@@ -383,12 +382,16 @@ impl Session {
             }
             self.out.push(Action::Write(frame));
         }
-        if matches!(*command, Command::Detach) {
-            self.detached(now);
-        }
+        drop(command);
+        self.let_go(now);
     }
 
-    fn detached(&mut self, now: Now) {
+    /// A line is let go when everything it asked for, the detach behind it included, has its
+    /// result or was given up.
+    fn let_go(&mut self, now: Now) {
+        if !matches!(self.phase, Phase::Switching(..) | Phase::Closing) || !self.window.is_empty() {
+            return;
+        }
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Switching(mesh, attach) => {
                 self.out.push(Action::Shut(self.conn));
@@ -417,6 +420,7 @@ impl Session {
         while let Some(number) = self.window.overdue(now.mono) {
             self.give_up(now, number);
         }
+        self.let_go(now);
         if matches!(self.phase, Phase::Attached) && self.ping_at <= now.mono {
             // A peer we do not read cannot show that it lives.
             if !self.wants_read() {
@@ -446,8 +450,7 @@ impl Session {
                 self.error("unavailable", "the broker cannot answer a hello now", None, None);
                 return self.close(now, close::UNAVAILABLE);
             }
-            Command::Detach => return self.detached(now),
-            Command::ClientAck(_) => return,
+            Command::Detach | Command::ClientAck(_) => return,
             Command::ListPeers { req_id } => req_id,
             Command::MessageStatus(ask) => &ask.req_id,
         };

@@ -21,7 +21,7 @@ use crate::model::{Identity, Member, Recipient, Write};
 /// A hello on its way in.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    number: u64,
+    pub(super) number: u64,
     attach: Attach,
     identity: Option<Identity>,
 }
@@ -110,8 +110,13 @@ impl Mesh {
             self.late.entry(no).or_default().push(conn);
             return;
         }
-        let joins = !matches!(found, Found::Lease(_));
-        if joins && self.roster.len() >= self.limits.capacity {
+        let full = self.roster.len() >= self.limits.capacity;
+        let found = match found {
+            // No room to be kept apart: whoever has a lease may always come back to it.
+            Found::Contested(no) if full => Found::Lease(no),
+            other => other,
+        };
+        if full && !matches!(found, Found::Lease(_)) {
             let text = "mesh at connection capacity";
             let close = Close::rejected("capacity");
             return self.turn_down(conn, number, "capacity", text, close);
@@ -125,7 +130,7 @@ impl Mesh {
             Found::Nobody => {
                 self.join(now, conn, number, (&arrival.attach, key, false), &member, &identity);
             }
-            Found::Contested | Found::Leaving(_) => {
+            Found::Contested(_) | Found::Leaving(_) => {
                 self.join(now, conn, number, (&arrival.attach, key, true), &member, &identity);
             }
         }
@@ -224,6 +229,9 @@ impl Mesh {
             self.out.push(Effect::Count(Count::Connected));
             self.out.push(Effect::Attached { held, number, frame });
             self.delivery.attach(no, self.may_confirm_by_pong(no));
+        } else {
+            // It has gone, or was displaced, in the meantime.
+            self.out.push(Effect::Result { conn, number, frame: None });
         }
         if newly {
             self.announce(now, "peer_joined", no);
@@ -231,16 +239,16 @@ impl Mesh {
     }
 
     /// A lease's connection is gone: the grace begins.
-    pub(super) fn away(&mut self, now: Now, no: LeaseNo) {
+    pub(super) fn away(&mut self, now: Now, no: LeaseNo, then: Then) {
         self.roster.hold(no, Hold::Away { until: now.mono + self.limits.grace_ms });
         self.delivery.detach(no);
-        self.save(no);
+        self.save(no, then);
         self.keep_beating(now);
     }
 
-    pub(super) fn save(&mut self, no: LeaseNo) {
+    pub(super) fn save(&mut self, no: LeaseNo, then: Then) {
         if let Some(lease) = self.roster.get(no) {
-            self.pipeline.push(vec![Write::SaveLease(lease.row())], Then::Settled);
+            self.pipeline.push(vec![Write::SaveLease(lease.row())], then);
         }
     }
 

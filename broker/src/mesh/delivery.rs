@@ -10,6 +10,9 @@
 //! Guarantees: per outlet and lane, first pushes go out in order of sequence; nothing leaves
 //! memory unconfirmed without the store knowing it; memory is bounded per queue and per mesh.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -27,8 +30,11 @@ use crate::model::{
 pub const WINDOW_ENVELOPES: usize = 256;
 /// Their bytes. One envelope always fits.
 pub const WINDOW_BYTES: usize = 1024 * 1024;
-/// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due.
+/// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due. Where
+/// it is exceeded, each connection may still have [`TIGHT_BYTES`] or one envelope, so that all move.
 pub const MESH_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes read back at once while the mesh has no room.
+const TIGHT_BYTES: usize = PAGE_BYTES / 16;
 /// Envelopes per outlet that are pushed again from time to time because some clients drop without
 /// a word. Beyond it the oldest rest in the store until the next attach.
 const OVERDUE_ENVELOPES: usize = 64;
@@ -64,6 +70,8 @@ struct Outlet {
     online: bool,
     /// May a pong confirm? Not for daemons, nor once an ack was seen.
     by_pong: bool,
+    /// An ack was seen, on this connection or one before.
+    acks: bool,
     /// Pushed once, unconfirmed: the window, by push.
     fresh: BTreeMap<u64, Place>,
     bytes: usize,
@@ -114,7 +122,9 @@ pub(crate) struct Delivery {
     members: HashMap<MemberId, (BTreeSet<LeaseNo>, Option<LeaseNo>)>,
     dirty: BTreeSet<LeaseNo>,
     checks: BTreeSet<(Ms, LeaseNo)>,
-    reads: HashMap<Ticket, QueueId>,
+    /// Reads under way, and the bytes they may bring.
+    reads: HashMap<Ticket, (QueueId, usize)>,
+    reserved: usize,
     bytes: usize,
     tickets: Ticket,
 }
@@ -152,6 +162,7 @@ impl Delivery {
             rank,
             online: false,
             by_pong: false,
+            acks: false,
             fresh: BTreeMap::new(),
             bytes: 0,
             overdue: BTreeMap::new(),
@@ -167,7 +178,7 @@ impl Delivery {
         self.revert(no);
         let Some(outlet) = self.outlets.get_mut(&no) else { return };
         outlet.online = true;
-        outlet.by_pong = by_pong;
+        outlet.by_pong = by_pong && !outlet.acks;
         let member = outlet.member.clone();
         for recipient in outlet.sources() {
             for lane in Lane::ALL {
@@ -243,7 +254,8 @@ impl Delivery {
 
     /// A stretch of a queue was read, or could not be.
     pub(crate) fn paged(&mut self, ticket: Ticket, page: Option<Page>) {
-        let Some(id) = self.reads.remove(&ticket) else { return };
+        let Some((id, reserved)) = self.reads.remove(&ticket) else { return };
+        self.reserved -= reserved;
         let Some(queue) = self.queues.get_mut(&id) else { return };
         self.bytes += queue.paged(ticket, page);
         self.forget_if_drained(&id);
@@ -257,18 +269,17 @@ impl Delivery {
     /// What a peer's ack confirms. An envelope that is not in memory is confirmed unseen, by id, if
     /// the store may have it.
     pub(crate) fn acked(&mut self, no: LeaseNo, ack: &ClientAck, tail: Seq) -> Vec<Confirm> {
-        let confirms = match (&ack.broker_message_id, &ack.client_message_id) {
-            (Some(id), _) => self.confirm_by_id(no, id, tail),
-            (None, Some(id)) => self.confirm_by_client_id(no, id),
-            (None, None) => Vec::new(),
-        };
-        if !confirms.is_empty()
-            && let Some(outlet) = self.outlets.get_mut(&no)
-        {
+        // Even one that confirms nothing: a slow ack may come after the pong.
+        if let Some(outlet) = self.outlets.get_mut(&no) {
+            outlet.acks = true;
             outlet.by_pong = false;
             outlet.probe = None;
         }
-        confirms
+        match (&ack.broker_message_id, &ack.client_message_id) {
+            (Some(id), _) => self.confirm_by_id(no, id, tail),
+            (None, Some(id)) => self.confirm_by_client_id(no, id),
+            (None, None) => Vec::new(),
+        }
     }
 
     fn confirm_by_client_id(&mut self, no: LeaseNo, id: &str) -> Vec<Confirm> {
@@ -509,18 +520,19 @@ impl Delivery {
     }
 
     fn read(&mut self, id: &QueueId, out: &mut Vec<Out>) {
-        let tight = self.bytes > MESH_BYTES;
+        let tight = self.bytes + self.reserved + PAGE_BYTES > MESH_BYTES;
         let Some(queue) = self.queues.get_mut(id) else { return };
         let Some((after, rows)) = queue.wants() else { return };
         let limit = if tight {
-            PageLimit { rows: rows.min(PAGE_ROWS / 16), bytes: PAGE_BYTES / 16 }
+            PageLimit { rows: rows.min(PAGE_ROWS / 16), bytes: TIGHT_BYTES }
         } else {
             PageLimit { rows, bytes: PAGE_BYTES }
         };
         let ticket = self.tickets + 1;
         self.tickets = ticket;
         queue.reading(ticket);
-        self.reads.insert(ticket, id.clone());
+        self.reads.insert(ticket, (id.clone(), limit.bytes));
+        self.reserved += limit.bytes;
         out.push(Out::Ask(ticket, Question::Page { queue: id.clone(), after, limit }));
     }
 }

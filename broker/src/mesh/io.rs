@@ -155,7 +155,7 @@ pub struct Numbered {
     /// The epoch the edge believes in. Others are dropped: the edge sends everything again when it
     /// hears of a new one.
     pub epoch: Epoch,
-    /// The lowest number without a result.
+    /// From here up to `number`, everything has its result.
     pub base: u64,
     /// This one's number.
     pub number: u64,

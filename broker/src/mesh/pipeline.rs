@@ -17,6 +17,11 @@ const COMMIT_UNITS: usize = 512;
 /// Bytes of envelopes of one commit. One unit always fits.
 const COMMIT_BYTES: usize = 1024 * 1024;
 
+/// What may wait for the store: sixteen commits. Beyond it, sends are refused and acks of what is
+/// not in memory forgotten; joins and departures are bounded by the leases.
+const WAITING_UNITS: usize = 16 * COMMIT_UNITS;
+const WAITING_BYTES: usize = 16 * COMMIT_BYTES;
+
 /// What a durable unit allows.
 #[derive(Debug)]
 pub(crate) enum Then {
@@ -26,6 +31,8 @@ pub(crate) enum Then {
     Accepted(Box<Accepted>),
     /// Answer the hello, and announce a new presence.
     Attached { no: LeaseNo, conn: ConnId, number: u64, ack: Box<HelloAck> },
+    /// Answer the detach.
+    Detached { conn: ConnId, number: u64 },
     /// Announce the departure.
     Left { no: LeaseNo },
 }
@@ -46,12 +53,19 @@ pub(crate) struct Accepted {
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
     waiting: VecDeque<(Unit, Then)>,
+    bytes: usize,
     in_flight: Option<Vec<Then>>,
 }
 
 impl Pipeline {
     pub(crate) fn push(&mut self, writes: Vec<Write>, then: Then) {
+        self.bytes += writes.iter().map(size).sum::<usize>();
         self.waiting.push_back((Unit(writes), then));
+    }
+
+    /// The store does not keep up.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_UNITS || self.bytes >= WAITING_BYTES
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -69,7 +83,8 @@ impl Pipeline {
             bytes <= COMMIT_BYTES
         };
         let count = self.waiting.iter().take(COMMIT_UNITS).take_while(|item| fits(item)).count();
-        let (units, thens) = self.waiting.drain(..count.max(1)).unzip();
+        let (units, thens): (Vec<Unit>, _) = self.waiting.drain(..count.max(1)).unzip();
+        self.bytes -= units.iter().flat_map(|unit| &unit.0).map(size).sum::<usize>();
         self.in_flight = Some(thens);
         Some(units)
     }

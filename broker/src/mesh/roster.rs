@@ -123,6 +123,12 @@ impl Lease {
         }
     }
 
+    /// Online or in grace: mail may wait for it. What is leaving has left its queue to its member
+    /// in the very commit that ends it; what came behind that would wait for nobody.
+    pub(crate) fn is_eligible(&self) -> bool {
+        self.hold != Hold::Leaving
+    }
+
     pub(crate) fn row(&self) -> LeaseRow {
         LeaseRow {
             presence: self.presence.clone(),
@@ -188,8 +194,8 @@ pub(crate) enum Found {
     Lease(LeaseNo),
     /// A lease that is just leaving: wait for that, then ask again.
     Leaving(LeaseNo),
-    /// Somebody who looks alike and keeps coming back: join beside.
-    Contested,
+    /// Somebody who looks alike and keeps coming back: join beside this one.
+    Contested(LeaseNo),
 }
 
 /// See the module.
@@ -248,7 +254,7 @@ impl Roster {
         }
         let Some(no) = numbers.first().copied() else { return Found::Nobody };
         match self.leases.get_mut(&no).map(|lease| lease.contested(now)) {
-            Some(true) => Found::Contested,
+            Some(true) => Found::Contested(no),
             Some(false) => Found::Lease(no),
             None => Found::Nobody,
         }

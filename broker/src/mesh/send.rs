@@ -62,12 +62,15 @@ impl Mesh {
             return;
         }
         let Some(no) = self.roster.of_conn(conn) else { return };
+        if self.pipeline.is_full() {
+            return self.refuse_unavailable(conn, number, send.id.clone());
+        }
         let key = accept_key(send, conn, number);
         match self.address(now, no, send) {
             Ok(to) => self.accept(now, (conn, number), no, send, key, to),
             Err(refusal) => {
                 let wanted = send.offline.as_deref() == Some("queue");
-                let absent = refusal.label == "no_recipient";
+                let absent = refusal.label == "no_recipient" && !self.is_own(no, &send.target_spec);
                 let queue = absent && (wanted || self.limits.offline_queue);
                 if queue || key.client_id().is_some() {
                     let undecided =
@@ -79,6 +82,14 @@ impl Mesh {
                 }
             }
         }
+    }
+
+    /// Whether a target is the sender itself: it is here, so nothing is held for it.
+    fn is_own(&self, no: LeaseNo, target: &str) -> bool {
+        self.roster.get(no).is_some_and(|lease| {
+            let session = lease.record.session_pubkey.as_deref();
+            &*lease.record.member_pubkey == target || session == Some(target)
+        })
     }
 
     fn address(&mut self, now: Now, no: LeaseNo, send: &Send) -> Result<Addressed, Refusal> {

@@ -9,11 +9,12 @@
 //! unit, everything that the store or the edges can tell again is dropped, the mesh is activated
 //! anew, and the edges send again what has no result: the same path as a change of owner.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use protocol::server::Frame;
-use protocol::{MeshId, close};
+use protocol::{MeshId, PresenceId, close};
 use router::link::{Inbound, Verdict};
 use sha2::{Digest, Sha256};
 
@@ -127,7 +128,8 @@ impl Mesh {
         self.roster.len()
     }
 
-    /// Bytes of envelopes in memory. Bounded by [`MESH_BYTES`](super::MESH_BYTES) and a page.
+    /// Bytes of envelopes in memory. Bounded by [`MESH_BYTES`](super::MESH_BYTES) and,
+    /// for each connection, a little more.
     pub fn cached_bytes(&self) -> usize {
         self.delivery.bytes()
     }
@@ -159,7 +161,10 @@ impl Mesh {
             _ if self.phase != Phase::Active => {} // the edges will send it again
             Input::Command(numbered) => self.command(now, &numbered),
             Input::Pong { conn, nonce } => self.pong(conn, nonce),
-            Input::Lost(conn) => self.detach(now, conn),
+            Input::Lost(conn) => {
+                self.inbound.remove(&conn);
+                self.detach(now, conn, None);
+            }
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -227,8 +232,7 @@ impl Mesh {
         self.stalled.clear();
         self.inbound.clear();
         self.beat_at = None;
-        let mut held: HashMap<_, _> =
-            held.into_iter().map(|held| (held.presence.clone(), held)).collect();
+        let mut held = self.newest(held);
         for stored in from.leases {
             let held = held.remove(&stored.row.presence);
             self.restore(now, stored, held);
@@ -240,6 +244,26 @@ impl Mesh {
         }
         self.out.push(Effect::Reset(self.epoch));
         self.keep_beating(now);
+    }
+
+    /// A line that was displaced may not be gone yet: of those that hold a presence, the newest.
+    fn newest(&mut self, all: Vec<Held>) -> HashMap<PresenceId, Held> {
+        let mut newest: HashMap<PresenceId, Held> = HashMap::new();
+        for held in all {
+            let older = match newest.entry(held.presence.clone()) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(held);
+                    continue;
+                }
+                Entry::Occupied(mut other) if other.get().generation < held.generation => {
+                    other.insert(held)
+                }
+                Entry::Occupied(_) => held,
+            };
+            let close = close::SESSION_REPLACED;
+            self.out.push(Effect::Close { conn: older.conn, close });
+        }
+        newest
     }
 
     /// A lease as the store has it, and as an edge holds it.
@@ -269,7 +293,7 @@ impl Mesh {
             self.delivery.attach(no, self.may_confirm_by_pong(no));
         }
         if changed {
-            self.save(no);
+            self.save(no, Then::Settled);
         }
     }
 
@@ -342,13 +366,12 @@ impl Mesh {
         }
         match &**command {
             Command::Attach(attach) => self.arrive(conn, number, attach),
-            Command::Detach => {
-                self.detach(now, conn);
-                self.out.push(Effect::Result { conn, number, frame: None });
-            }
+            Command::Detach => self.detach(now, conn, Some(number)),
             Command::Send(send) => self.send(now, conn, number, send, command),
             Command::ClientAck(ack) => {
-                if let Some(no) = self.roster.of_conn(conn) {
+                if let Some(no) = self.roster.of_conn(conn)
+                    && !self.pipeline.is_full()
+                {
                     let confirms = self.delivery.acked(no, ack, self.tail);
                     self.settle(confirms);
                 }
@@ -373,11 +396,18 @@ impl Mesh {
         }
     }
 
-    fn detach(&mut self, now: Now, conn: ConnId) {
-        self.arrivals.remove(&conn);
-        self.inbound.remove(&conn);
-        if let Some(no) = self.roster.of_conn(conn) {
-            self.away(now, no);
+    /// A connection ends. The result of its detach comes behind those of all it asked for before:
+    /// until then the edge would ask again, should the mesh change its epoch.
+    fn detach(&mut self, now: Now, conn: ConnId, number: Option<u64>) {
+        let done = |number| Effect::Result { conn, number, frame: None };
+        self.out.extend(self.arrivals.remove(&conn).map(|arrival| done(arrival.number)));
+        match self.roster.of_conn(conn) {
+            Some(no) => self.away(
+                now,
+                no,
+                number.map_or(Then::Settled, |number| Then::Detached { conn, number }),
+            ),
+            None => self.out.extend(number.map(done)),
         }
     }
 
@@ -418,6 +448,9 @@ impl Mesh {
                 Then::Attached { no, conn, number, ack } => {
                     self.attached(now, no, conn, number, *ack);
                 }
+                Then::Detached { conn, number } => {
+                    self.out.push(Effect::Result { conn, number, frame: None });
+                }
                 Then::Left { no } => self.left(now, no),
             }
         }
@@ -440,7 +473,7 @@ impl Mesh {
                     close::Close::rejected("malformed"),
                 );
             }
-            Then::Settled | Then::Left { .. } => {}
+            Then::Settled | Then::Detached { .. } | Then::Left { .. } => {}
         }
     }
 

@@ -34,13 +34,15 @@ pub(crate) fn resolve(roster: &Roster, from: LeaseNo, target: &str) -> Result<Re
 fn many(roster: &Roster, from: LeaseNo, fits: impl Fn(&Lease) -> bool) -> Resolved {
     let member = roster.get(from).map(|lease| &lease.record.member);
     let others = roster.iter().filter(|(_, lease)| Some(&lease.record.member) != member);
-    let chosen = others.filter(|(_, lease)| lease.record.visible && fits(lease));
+    let chosen =
+        others.filter(|(_, lease)| lease.record.visible && lease.is_eligible() && fits(lease));
     Resolved::Many(chosen.map(|(_, lease)| lease.own()).collect())
 }
 
 fn direct(roster: &Roster, from: LeaseNo, target: &str) -> Option<Recipient> {
     let sender = roster.get(from)?;
-    let others = || roster.addressed(target).filter(|(no, _)| *no != from);
+    let eligible = |no: LeaseNo, lease: &Lease| no != from && lease.is_eligible();
+    let others = || roster.addressed(target).filter(|(no, lease)| eligible(*no, lease));
     let by_session = |lease: &Lease| lease.record.session_pubkey.as_deref() == Some(target);
     // What was proven beats what was only claimed, and the key's own queue a look-alike's.
     let doubts = |lease: &Lease| (!lease.record.proven, lease.record.twin);

@@ -1,15 +1,22 @@
 //! The promises, checked while a history runs and when it has settled. The first violation stands.
 
+mod answers;
+mod settled;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker::mesh::{MESH_BYTES, Mesh};
-use broker::model::{AcceptKey, Recipient};
 use serde_json::Value;
 
-use crate::client::{Client, Target};
-use crate::store::Durable;
-use crate::world::{GRACE_MS, World};
+use answers::Answers;
+pub(crate) use settled::settled;
 
+use crate::client::Client;
+use crate::store::Durable;
+use crate::world::GRACE_MS;
+
+/// What a connection may have in memory beyond the mesh's bound.
+const TIGHT_BYTES: usize = 64 * 1024;
 /// What P5 allows beyond the grace.
 const SLACK_MS: u64 = 5_000;
 /// What a restart may forget of a running grace: the pause between two beats, and a little.
@@ -32,7 +39,7 @@ pub(crate) struct Checker {
     restarts: Vec<u64>,
     events: BTreeSet<(u64, String)>,
     first_id: BTreeMap<String, String>,
-    pub(crate) envelopes: usize,
+    answers: Answers,
     pub(crate) reattaches: usize,
 }
 
@@ -53,7 +60,7 @@ impl Checker {
             restarts: Vec::new(),
             events: BTreeSet::new(),
             first_id: BTreeMap::new(),
-            envelopes: 0,
+            answers: Answers::default(),
             reattaches: 0,
         }
     }
@@ -234,10 +241,78 @@ impl Checker {
         }
     }
 
-    /// P8: memory stays within its bound, plus what a single mesh's windows may add.
+    /// P6: whatever is written (envelopes, leases, audit) is written by the owner of that moment.
+    pub(crate) fn landed(&mut self, now: u64, epoch: u64, current: u64) {
+        if epoch != current {
+            self.fail(|| format!("P6: {now}: epoch {epoch} wrote under epoch {current}"));
+        }
+    }
+
+    /// P6: two owners have not written to one place.
+    pub(crate) fn clash(&mut self, now: u64, clash: Option<String>) {
+        if let Some(clash) = clash {
+            self.fail(|| format!("P6: {now}: {clash}"));
+        }
+    }
+
+    /// P9: a request was read.
+    pub(crate) fn asked(&mut self, now: u64, socket: u64, text: &str) {
+        self.answers.asked(now, socket, text);
+    }
+
+    /// P9: a frame is being written.
+    pub(crate) fn answered(&mut self, now: u64, socket: u64, text: &str) {
+        let late = self.answers.answered(now, socket, text);
+        self.late(now, late);
+    }
+
+    /// P9: the connection has been closed, by name, or by the peer.
+    pub(crate) fn connection_ended(&mut self, now: u64, socket: u64) {
+        let late = self.answers.ended(now, socket);
+        self.late(now, late);
+    }
+
+    /// Its process stands still: what it owes is owed by nobody until it wakes, and then is lost.
+    pub(crate) fn connection_frozen(&mut self, socket: u64) {
+        self.answers.forget(socket);
+    }
+
+    fn late(&mut self, now: u64, late: Option<String>) {
+        if let Some(late) = late {
+            self.fail(|| format!("P9: {now}: {late}"));
+        }
+    }
+
+    /// P9: everything was answered in the end.
+    pub(crate) fn all_answered(&mut self, now: u64) {
+        let silence = self.answers.unanswered(now);
+        self.late(now, silence);
+    }
+
+    /// P5 and P7: the caller is here, and everybody once.
+    pub(crate) fn peers_list(&mut self, now: u64, caller: &str, frame: &Value) {
+        let peers = frame["peers"].as_array().map_or(&[][..], Vec::as_slice);
+        let sessions: Vec<_> = peers.iter().filter_map(|peer| peer["sessionId"].as_str()).collect();
+        let once: BTreeSet<_> = sessions.iter().collect();
+        if once.len() != sessions.len() || !sessions.contains(&caller) {
+            self.fail(|| format!("P7: {now}: {caller} was shown {sessions:?}"));
+        }
+    }
+
+    /// P7: whoever has a lease may come back to it, however full the mesh is.
+    pub(crate) fn refused(&mut self, now: u64, client: usize, frame: &Value, store: &Durable) {
+        let mut leases = store.leases.keys();
+        if frame["code"] == "capacity"
+            && leases.any(|presence| lease_owner(store, presence.as_str()) == Some(client))
+        {
+            self.fail(|| format!("P7: {now}: client {client} has a lease and finds no room"));
+        }
+    }
+
+    /// P8: memory stays within its bound, plus what each connection may add.
     pub(crate) fn bounds(&mut self, now: u64, mesh: Option<&Mesh>) {
         if let Some(mesh) = mesh
-            && mesh.cached_bytes() > MESH_BYTES + 2 * 1024 * 1024
+            && mesh.cached_bytes() > MESH_BYTES + mesh.leases() * TIGHT_BYTES
         {
             let bytes = mesh.cached_bytes();
             self.fail(|| format!("P8: {now}: {bytes} bytes in memory"));
@@ -249,149 +324,4 @@ fn lease_owner(store: &Durable, presence: &str) -> Option<usize> {
     let (row, _) = store.leases.get(&presence.into())?;
     let record: Value = serde_json::from_str(&row.body).ok()?;
     record["pid"].as_u64().map(|pid| pid as usize)
-}
-
-// --- when it has settled -------------------------------------------------------------------
-
-/// All promises about what has happened by the end, faults over and everybody back who will be.
-pub(crate) fn settled(world: &mut World) {
-    let mut failures = Vec::new();
-    once(world, &mut failures);
-    delivered(world, &mut failures);
-    ordered(world, &mut failures);
-    present(world, &mut failures);
-    world.check.envelopes = world.store.now.envelopes.len();
-    if let Some(first) = failures.into_iter().next() {
-        world.check.fail(|| first);
-    }
-}
-
-/// P3, in the store.
-fn once(world: &World, failures: &mut Vec<String>) {
-    let mut seen = BTreeSet::new();
-    for row in world.store.now.envelopes.values() {
-        let key = (row.envelope.sender.member.clone(), row.envelope.key.clone());
-        if matches!(key.1, AcceptKey::Client(_)) && !seen.insert(key.clone()) {
-            failures.push(format!("P3: {key:?} is stored twice"));
-        }
-    }
-}
-
-/// P2: what was acked has arrived wherever its recipient is.
-fn delivered(world: &World, failures: &mut Vec<String>) {
-    for sender in &world.clients {
-        for (body, (id, message)) in &sender.acked {
-            let row = world.store.now.envelopes.values().find(|r| r.envelope.id.as_str() == id);
-            let Some(row) = row else {
-                failures.push(format!("P2: {id} was acked and is not stored"));
-                continue;
-            };
-            let has = |client: &Client| client.received.iter().any(|(_, b, _)| b == body);
-            for recipient in &row.recipients {
-                if !arrived(world, recipient, &has) {
-                    failures.push(format!(
-                        "P2: {body} ({id}) from {} to {recipient} never arrived",
-                        sender.index
-                    ));
-                }
-            }
-            if let Target::Session(to) = message.target
-                && world.clients[to].attached
-                && !has(&world.clients[to])
-            {
-                failures.push(format!("P2: {body} to session of {to} never arrived"));
-            }
-        }
-    }
-    for (queue, seq) in &world.store.now.deliveries {
-        let here = world.clients.iter().any(|c| {
-            c.attached
-                && (queue.recipient == Recipient::Session(c.address().into())
-                    || queue.recipient == Recipient::Member(c.member_id().into())
-                    || c.presence
-                        .as_deref()
-                        .is_some_and(|p| queue.recipient == Recipient::Presence(p.into())))
-        });
-        if here {
-            failures.push(format!("P2: {seq} still waits for {}, who is here", queue.recipient));
-        }
-    }
-}
-
-fn arrived(world: &World, recipient: &Recipient, has: &dyn Fn(&Client) -> bool) -> bool {
-    let of_member = |member: usize| {
-        let mut mates = world.clients.iter().filter(|c| c.member == member).peekable();
-        let here = world.clients.iter().any(|c| c.member == member && c.attached);
-        !here || mates.any(has)
-    };
-    match recipient {
-        Recipient::Session(key) => {
-            let client = world.clients.iter().find(|c| c.address() == **key);
-            client.is_none_or(|client| !client.attached || has(client))
-        }
-        Recipient::Presence(id) => {
-            let holder = world.clients.iter().find(|c| c.presence.as_deref() == Some(id.as_str()));
-            match holder {
-                Some(client) if client.attached => has(client) || of_member(client.member),
-                Some(client) => of_member(client.member),
-                None => true,
-            }
-        }
-        Recipient::Member(id) => {
-            let member = id.as_str().trim_start_matches("member-").parse().unwrap_or(0);
-            of_member(member)
-        }
-    }
-}
-
-/// P4: per sender connection and recipient session, in send order for each priority.
-fn ordered(world: &World, failures: &mut Vec<String>) {
-    for sender in &world.clients {
-        for (socket, bodies) in &sender.written {
-            for to in &world.clients {
-                let mut last: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
-                for (_, body, _) in &to.received {
-                    let Some((_, message)) = sender.acked.get(body) else { continue };
-                    let own = match message.target {
-                        Target::Session(other) => other == to.index,
-                        Target::All => true,
-                        _ => false,
-                    };
-                    if message.sockets != [*socket]
-                        || !own
-                        || to.address() == to.member_keys.public_hex()
-                    {
-                        continue;
-                    }
-                    let Some(place) = bodies.iter().position(|b| b == body) else { continue };
-                    if let Some((before, earlier)) = last.insert(message.priority, (place, body))
-                        && before > place
-                    {
-                        failures.push(format!(
-                            "P4: {} got {body} after {earlier}, sent later by {}",
-                            to.index, sender.index
-                        ));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// P5 and P7: whoever is here has one lease, whoever is gone has none, and the owner agrees.
-fn present(world: &mut World, failures: &mut Vec<String>) {
-    let leases = world.store.now.leases.len();
-    let here = world.clients.iter().filter(|client| client.attached).count();
-    if leases != here {
-        failures.push(format!("P7: {here} clients are here, the store has {leases} leases"));
-    }
-    let counted = world.current().map(|id| world.processes[&id].mesh.leases());
-    if counted != Some(leases) {
-        failures.push(format!("P7: the owner counts {counted:?} leases, the store {leases}"));
-    }
-    for client in &world.clients {
-        if client.back_at.is_some() && !client.attached {
-            failures.push(format!("client {} wants to be here and is not", client.index));
-        }
-    }
 }

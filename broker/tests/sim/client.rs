@@ -30,7 +30,8 @@ pub(crate) struct Outgoing {
     pub(crate) target: Target,
     pub(crate) priority: &'static str,
     pub(crate) sent_at: u64,
-    pub(crate) tries: u32,
+    /// Wants it kept should the target be away.
+    pub(crate) offline: bool,
     /// Every connection it was written on.
     pub(crate) sockets: Vec<u64>,
 }
@@ -179,6 +180,9 @@ impl Client {
             "nonce": "n",
             "ciphertext": message.body,
         });
+        if message.offline {
+            frame["offline"] = json!("queue");
+        }
         if let Some(key) = &message.key {
             frame["id"] = json!(key);
             frame["client_message_id"] = json!(key);

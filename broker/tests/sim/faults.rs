@@ -34,9 +34,12 @@ pub(crate) enum Fault {
     HelloAgain,
     TwoProcesses,
     Overload,
+    Question,
+    Held,
+    RateLimited,
 }
 
-pub(crate) const ALL_FAULTS: [Fault; 29] = {
+pub(crate) const ALL_FAULTS: [Fault; 32] = {
     use Fault::*;
     [
         CrashBeforeCommit,
@@ -68,6 +71,9 @@ pub(crate) const ALL_FAULTS: [Fault; 29] = {
         HelloAgain,
         TwoProcesses,
         Overload,
+        Question,
+        Held,
+        RateLimited,
     ]
 };
 

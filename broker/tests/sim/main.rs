@@ -10,6 +10,7 @@
     reason = "a simulation that cannot go on should say where"
 )]
 
+mod chaos;
 mod check;
 mod client;
 mod faults;
@@ -17,6 +18,8 @@ mod peer;
 mod rng;
 mod store;
 mod world;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use faults::{ALL_FAULTS, ALL_PLANTED, Coverage, Planted};
 use world::World;
@@ -30,80 +33,120 @@ const CHAOS_MS: u64 = 150_000;
 /// Then everything must settle: all graces over, all repetitions due.
 const CALM_MS: u64 = 420_000;
 
+/// What every history must have seen; the faults go on until it has.
+const ENVELOPES: usize = 200;
+const CRASHES: usize = 3;
+const REATTACHES: usize = 3;
+/// But no longer than this.
+const CHAOS_MOST_MS: u64 = 900_000;
+
 struct Run {
+    seed: u64,
     verdict: Result<(), String>,
     coverage: Coverage,
     envelopes: usize,
     reattaches: usize,
+    crashes: usize,
 }
 
 fn run(seed: u64, planted: Option<Planted>) -> Run {
     let mut world = World::new(seed, planted);
-    world.run_until(CHAOS_MS);
+    let mut end = CHAOS_MS;
+    world.run_until(end);
+    while !world.check.failed() && end < CHAOS_MOST_MS && !has_seen_enough(&world) {
+        end += 10_000;
+        world.run_until(end);
+    }
     world.calm();
-    world.run_until(CHAOS_MS + CALM_MS);
+    world.run_until(end + CALM_MS);
     if !world.check.failed() {
         check::settled(&mut world);
     }
     let coverage = std::mem::take(&mut world.coverage);
-    let (envelopes, reattaches) = (world.check.envelopes, world.check.reattaches);
-    Run { verdict: world.check.verdict(), coverage, envelopes, reattaches }
+    let (reattaches, crashes) = (world.check.reattaches, world.crashes);
+    let envelopes = world.store.now.envelopes.len();
+    Run { seed, verdict: world.check.verdict(), coverage, envelopes, reattaches, crashes }
+}
+
+fn has_seen_enough(world: &World) -> bool {
+    world.store.now.envelopes.len() >= ENVELOPES
+        && world.crashes >= CRASHES
+        && world.check.reattaches >= REATTACHES
+}
+
+/// Runs `work` on every core until there is none left, and puts the results together.
+fn on_all_cores<T: Send>(work: impl Fn() -> Option<T> + Sync) -> Vec<T> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let worker = || std::iter::from_fn(&work).collect::<Vec<_>>();
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        handles.into_iter().flat_map(|handle| handle.join().expect("no panic")).collect()
+    })
 }
 
 #[test]
 fn promises_hold_in_every_history() {
     let one = number("SIM_SEED");
     let seeds = one.map_or(0..number("SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let runs: Vec<Run> = std::thread::scope(|scope| {
-        let work = |worker: u64| {
-            let seeds = seeds.clone().filter(move |seed| seed % workers == worker);
-            scope.spawn(move || seeds.map(|seed| run(seed, None)).collect::<Vec<_>>())
-        };
-        let handles: Vec<_> = (0..workers).map(work).collect();
-        handles.into_iter().flat_map(|handle| handle.join().expect("no panic")).collect()
+    let next = AtomicU64::new(seeds.start);
+    let mut runs = on_all_cores(|| {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        (seed < seeds.end).then(|| run(seed, None))
     });
-    let mut coverage = Coverage::new();
-    let (mut envelopes, mut reattaches) = (0, 0);
-    let mut failures = Vec::new();
-    let count = runs.len();
-    let fewest = runs.iter().map(|run| run.envelopes).min().unwrap_or(0);
-    for run in runs {
-        run.coverage
-            .iter()
-            .for_each(|(fault, times)| *coverage.entry(*fault).or_default() += times);
-        envelopes += run.envelopes;
-        reattaches += run.reattaches;
-        failures.extend(run.verdict.err());
-    }
-    println!(
-        "{count} histories, {envelopes} envelopes (at least {fewest} each), {reattaches} reattaches"
-    );
-    for fault in ALL_FAULTS {
-        println!("  {fault:?}: {}", coverage.get(&fault).copied().unwrap_or(0));
-    }
+    runs.sort_by_key(|run| run.seed);
+    let failures: Vec<_> = runs.iter().filter_map(|run| run.verdict.as_ref().err()).collect();
     failures.iter().take(10).for_each(|failure| println!("{failure}"));
+    let coverage = summary(&runs);
+    let count = runs.len();
     assert!(failures.is_empty(), "{} of {count} histories break a promise", failures.len());
+    for Run { seed, envelopes, reattaches, crashes, .. } in &runs {
+        assert!(
+            *envelopes >= ENVELOPES && *crashes >= CRASHES && *reattaches >= REATTACHES,
+            "seed {seed}: {envelopes} envelopes, {crashes} crashes, {reattaches} reattaches"
+        );
+    }
     if one.is_none() {
         let silent: Vec<_> = ALL_FAULTS.iter().filter(|f| !coverage.contains_key(f)).collect();
         assert!(silent.is_empty(), "never fired: {silent:?}");
     }
 }
 
+/// Prints what the histories have seen.
+fn summary(runs: &[Run]) -> Coverage {
+    println!("{} histories", runs.len());
+    let print = |what: &str, counts: Vec<usize>| {
+        let (all, least) = (counts.iter().sum::<usize>(), counts.iter().min().copied());
+        println!("  {what}: {all}, at least {} each", least.unwrap_or(0));
+    };
+    print("envelopes", runs.iter().map(|run| run.envelopes).collect());
+    print("crashes", runs.iter().map(|run| run.crashes).collect());
+    print("reattaches", runs.iter().map(|run| run.reattaches).collect());
+    let mut coverage = Coverage::new();
+    for (fault, times) in runs.iter().flat_map(|run| &run.coverage) {
+        *coverage.entry(*fault).or_default() += times;
+    }
+    for fault in ALL_FAULTS {
+        println!("  {fault:?}: {}", coverage.get(&fault).copied().unwrap_or(0));
+    }
+    coverage
+}
+
 #[test]
 fn every_planted_fault_is_caught() {
-    let mut missed = Vec::new();
-    for planted in ALL_PLANTED {
+    let next = AtomicUsize::new(0);
+    let results = on_all_cores(|| {
+        let planted = *ALL_PLANTED.get(next.fetch_add(1, Ordering::Relaxed))?;
         let caught = (0..PLANTED_SEEDS).find_map(|seed| {
             run(seed, Some(planted)).verdict.err().map(|violation| (seed, violation))
         });
-        match caught {
-            Some((seed, violation)) => {
-                println!("{planted:?}: caught after {} seeds ({violation})", seed + 1);
-            }
-            None => missed.push(planted),
+        Some((planted, caught))
+    });
+    for (planted, caught) in &results {
+        if let Some((seed, violation)) = caught {
+            println!("{planted:?}: caught after {} seeds ({violation})", seed + 1);
         }
     }
+    let missed: Vec<_> = results.iter().filter(|(_, caught)| caught.is_none()).collect();
     assert!(missed.is_empty(), "not caught in {PLANTED_SEEDS} seeds: {missed:?}");
 }
 

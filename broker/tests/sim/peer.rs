@@ -6,22 +6,24 @@ use crate::client::{Client, Kind, Outgoing, Target};
 use crate::faults::Fault;
 use crate::world::{Down, Event, Up, World};
 
-/// Messages each client wants to send.
-const QUOTA: u64 = 45;
+/// Messages each client wants to send, unless the history needs more.
+const QUOTA: u64 = 60;
+/// A burst once in so many wakes: traffic goes on through all of the faults.
+const PACE: u64 = 20;
 
 impl World {
     pub(crate) fn client_wake(&mut self, index: usize) {
-        let pause = self.rng.between(40, 400);
+        let pause =
+            if self.chaos { self.rng.between(40, 400) } else { self.rng.between(200, 1_500) };
         self.at(pause, Event::ClientWake(index));
         let client = &self.clients[index];
         match client.socket {
             None if client.back_at.is_some_and(|at| at <= self.now) => self.greet(index),
             None => {}
-            Some(_) if !client.attached => {
-                if client.hello_at + 5_000 < self.now {
-                    self.hang_up(index, 1_000);
-                }
+            Some(_) if !client.attached && client.hello_at + 5_000 < self.now => {
+                self.hang_up(index, 1_000);
             }
+            Some(_) if !client.attached => {}
             Some(socket) => self.live(index, socket),
         }
     }
@@ -36,7 +38,8 @@ impl World {
     }
 
     fn live(&mut self, index: usize, socket: u64) {
-        if self.chaos && self.clients[index].sent < QUOTA && self.rng.one_in(3) {
+        let more = self.clients[index].sent < QUOTA || self.now > crate::CHAOS_MS;
+        if self.chaos && more && self.rng.one_in(PACE) {
             let many = if self.rng.one_in(40) {
                 self.fire(Fault::Overload);
                 20
@@ -56,27 +59,31 @@ impl World {
             self.fire(Fault::Retry);
             self.write(index, socket, &body);
         }
-        if self.chaos && self.rng.one_in(150) {
-            self.fire(Fault::HostileFrame);
-            let frame = *self.rng.pick(&HOSTILE);
-            self.up(socket, Up::Text(frame.to_owned()));
-        }
-        if self.chaos && self.clients[index].acks() && self.rng.one_in(60) {
-            self.ack_foreign(index, socket);
-        }
-        if self.chaos && self.rng.one_in(400) {
-            self.fire(Fault::HelloAgain);
-            let now = self.now;
-            let hello = self.clients[index].hello(now);
-            // Until the second hello is answered, the connection belongs to nobody.
-            if let Some(state) = self.sockets.get_mut(&socket) {
-                state.lost_at.get_or_insert(now);
-            }
-            self.up(socket, Up::Text(hello));
+        if self.chaos {
+            self.ask(index, socket);
+            self.misbehave(index, socket);
         }
     }
 
-    fn compose(&mut self, index: usize, socket: u64) {
+    /// Questions, each under an id of its own.
+    fn ask(&mut self, index: usize, socket: u64) {
+        let id = format!("q-{}", self.fresh());
+        let question = match self.rng.between(0, 60) {
+            0 => json!({"type": "list_peers", "_reqId": id}),
+            1 => {
+                let acked = self.clients[index].acked.values().next_back();
+                let known = acked.map_or("00000001", |(message, _)| message.as_str());
+                let length = *self.rng.pick(&[8, 20, 32]);
+                let message: String = known.chars().take(length).collect();
+                json!({"type": "message_status", "messageId": message, "_reqId": id})
+            }
+            _ => return,
+        };
+        self.fire(Fault::Question);
+        self.up(socket, Up::Text(question.to_string()));
+    }
+
+    pub(crate) fn compose(&mut self, index: usize, socket: u64) {
         let number = self.clients[index].sent;
         self.clients[index].sent += 1;
         let kind = if self.rng.one_in(120) { "poison" } else { "body" };
@@ -94,9 +101,16 @@ impl World {
         };
         let key = (!self.rng.one_in(10)).then(|| format!("key-{index}-{number}"));
         let priority = *self.rng.pick(&["now", "next", "next", "low"]);
-        let (tries, sockets) = (0, Vec::new());
-        let message =
-            Outgoing { key, body: body.clone(), target, priority, sent_at: 0, tries, sockets };
+        let direct = !matches!(target, Target::All | Target::Nobody);
+        let message = Outgoing {
+            key,
+            body: body.clone(),
+            target,
+            priority,
+            offline: direct && self.rng.one_in(3),
+            sent_at: 0,
+            sockets: Vec::new(),
+        };
         self.clients[index].unacked.insert(body.clone(), message);
         self.write(index, socket, &body);
     }
@@ -117,35 +131,10 @@ impl World {
         let client = &mut self.clients[index];
         if let Some(message) = client.unacked.get_mut(body) {
             message.sent_at = now;
-            message.tries += 1;
             message.sockets.push(socket);
         }
         client.written.entry(socket).or_default().push(body.to_owned());
         self.up(socket, Up::Text(frame));
-    }
-
-    /// Claims to have received what somebody else is still owed.
-    fn ack_foreign(&mut self, index: usize, socket: u64) {
-        let client = &self.clients[index];
-        let (own, member) = (client.address(), client.member_id());
-        let mine = |text: &str| {
-            text.ends_with(&own)
-                || text.ends_with(&member)
-                || client.presence.as_ref().is_some_and(|presence| text.ends_with(presence))
-        };
-        let waiting = &self.store.now.deliveries;
-        let recipients = |wanted: u64| {
-            let same = waiting.iter().filter(move |(_, seq)| *seq == wanted);
-            same.map(|(queue, _)| queue.recipient.to_string())
-        };
-        let owed = waiting.iter().find(|(_, seq)| !recipients(*seq).any(|text| mine(&text)));
-        let Some(id) = owed.map(|(_, seq)| self.store.now.envelopes[seq].envelope.id.clone())
-        else {
-            return;
-        };
-        self.fire(Fault::ForeignAck);
-        let ack = json!({"type": "client_ack", "brokerMessageId": id.as_str()});
-        self.up(socket, Up::Text(ack.to_string()));
     }
 
     /// The client lets go of its socket, properly.
@@ -156,7 +145,7 @@ impl World {
         self.forget_socket(index, Some(self.now + back_after));
     }
 
-    fn forget_socket(&mut self, index: usize, back_at: Option<u64>) {
+    pub(crate) fn forget_socket(&mut self, index: usize, back_at: Option<u64>) {
         let now = self.now;
         let client = &mut self.clients[index];
         let mut gone_since = now;
@@ -172,7 +161,7 @@ impl World {
         client.back_at = back_at;
     }
 
-    pub(crate) fn to_client(&mut self, socket: u64, down: Down) {
+    pub(crate) fn receive(&mut self, socket: u64, down: Down) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         if !state.client_end {
             return;
@@ -205,6 +194,11 @@ impl World {
                 self.check.greeted(now, index, &text("presenceId"));
             }
             "ack" => self.read_ack(index, frame),
+            "peers_list" => {
+                let caller = client.session_id.clone();
+                self.check.peers_list(now, &caller, frame);
+            }
+            "error" => self.check.refused(now, index, frame, &self.store.now),
             "push" if frame["subtype"] == "system" => {
                 let known = self.clients.iter().find(|c| {
                     c.address() == frame["eventData"]["pubkey"].as_str().unwrap_or_default()
@@ -232,12 +226,18 @@ impl World {
             }
             return;
         };
+        if frame["held"] == true {
+            *self.coverage.entry(Fault::Held).or_default() += 1;
+        }
         if frame["queued"] == true {
             let Some(message) = client.unacked.remove(&body) else { return };
             let message_id = frame["messageId"].as_str().unwrap_or_default().to_owned();
             client.acked.insert(body, (message_id, message));
         } else {
             let error = frame["error"].as_str().unwrap_or_default();
+            if error.starts_with("rate_limit") {
+                *self.coverage.entry(Fault::RateLimited).or_default() += 1;
+            }
             let message = &client.unacked[&body];
             let permanent = error.contains("invalid") || message.target == Target::Nobody;
             if permanent || message.key.is_none() {
@@ -269,91 +269,4 @@ impl World {
             self.up(socket, Up::Text(ack.to_string()));
         }
     }
-
-    pub(crate) fn chaos(&mut self) {
-        if !self.chaos {
-            return;
-        }
-        let pause = self.rng.between(300, 2_500);
-        self.at(pause, Event::Chaos);
-        let index = self.rng.between(0, self.clients.len() as u64 - 1) as usize;
-        let attached = self.clients[index].socket.filter(|_| self.clients[index].attached);
-        match (self.rng.between(0, 17), attached) {
-            (0, _) => {
-                if let Some(process) = self.current() {
-                    self.fire(Fault::CrashAnytime);
-                    self.kill(process);
-                }
-            }
-            (1, _) => {
-                self.fire(Fault::StoreDown);
-                self.store_down_until = self.now + self.rng.between(100, 12_000);
-                self.check.trouble(self.now, self.store_down_until);
-            }
-            (2, _) => {
-                self.fire(Fault::StoreSlow);
-                let until = self.now + self.rng.between(500, 8_000);
-                self.slow_store(until);
-                self.check.trouble(self.now, until);
-            }
-            (3, _) if self.rng.one_in(2) => {
-                if let Some(process) = self.current().filter(|_| self.processes.len() == 1) {
-                    self.freeze_and_replace(process);
-                }
-            }
-            (4..=6, Some(_)) => {
-                self.fire(Fault::SocketCut);
-                let back = self.rng.between(10, 4_000);
-                self.hang_up(index, back);
-            }
-            (7, Some(_)) if self.rng.one_in(3) => {
-                self.fire(Fault::SocketHalfOpen);
-                let back = self.now + self.rng.between(500, 40_000);
-                self.forget_socket(index, Some(back));
-            }
-            (8, Some(socket)) => {
-                self.fire(Fault::PeerStalls);
-                if let Some(state) = self.sockets.get_mut(&socket) {
-                    state.stalled = true;
-                }
-            }
-            (9, _) => self.unstall(),
-            (10, Some(_)) => {
-                self.fire(Fault::CleanClose);
-                let back = self.rng.between(100, 20_000);
-                self.hang_up(index, back);
-            }
-            (11 | 12, Some(socket)) => {
-                self.fire(Fault::CloseBehindSends);
-                (0..3).for_each(|_| self.compose(index, socket));
-                self.hang_up(index, 2_000);
-            }
-            (13, Some(_)) if self.rng.one_in(3) => {
-                self.fire(Fault::Departure);
-                let back = self.rng.between(100_000, 240_000);
-                let never = self.rng.one_in(4);
-                self.hang_up(index, back);
-                if never {
-                    self.clients[index].back_at = None;
-                }
-            }
-            (14, Some(_)) if self.rng.one_in(2) => {
-                self.fire(Fault::LateReturn);
-                let back = self.rng.between(50_000, 85_000);
-                self.hang_up(index, back);
-            }
-            _ => {}
-        }
-    }
 }
-
-const HOSTILE: [&str; 8] = [
-    "not json",
-    "[]",
-    r#"{"type":"send","id":"x"}"#,
-    r#"{"type":"send","id":"x","targetSpec":7,"nonce":"","ciphertext":""}"#,
-    r#"{"type":"client_ack","brokerMessageId":"zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz"}"#,
-    r#"{"type":"message_status","messageId":"00000001","_reqId":"q"}"#,
-    r#"{"type":"list_peers","_reqId":"q"}"#,
-    r#"{"type":"no_such_verb","_reqId":"q"}"#,
-];

@@ -23,6 +23,7 @@ pub(crate) struct Row {
 pub(crate) struct Durable {
     pub(crate) epoch: Epoch,
     pub(crate) owner: u64,
+    pub(crate) taken_at: u64,
     pub(crate) envelopes: BTreeMap<Seq, Row>,
     pub(crate) deliveries: BTreeSet<(QueueId, Seq)>,
     pub(crate) accepted: BTreeMap<(MemberId, AcceptKey), Accepted>,
@@ -38,11 +39,13 @@ pub(crate) struct SimStore {
     pub(crate) planted: Option<Planted>,
     /// Commits that hold the mesh's row.
     pub(crate) locks: BTreeSet<u64>,
+    /// What a real store would have refused: a place in the mesh given out twice.
+    pub(crate) clash: Option<String>,
 }
 
 impl SimStore {
     pub(crate) fn new(planted: Option<Planted>) -> Self {
-        Self { now: Durable::default(), planted, locks: BTreeSet::new() }
+        Self { now: Durable::default(), planted, locks: BTreeSet::new(), clash: None }
     }
 
     fn plants(&self, fault: Planted) -> bool {
@@ -61,16 +64,24 @@ impl SimStore {
         ours
     }
 
-    pub(crate) fn raise(&mut self, process: u64, floor: Epoch) -> (Epoch, u64) {
-        let before = self.now.owner;
-        self.now.epoch = self.now.epoch.max(floor) + 1;
-        self.now.owner = process;
-        (self.now.epoch, before)
+    /// A new owner. Absences move on by the time that had none: the one before was alive when it
+    /// took the mesh and when it last beat.
+    pub(crate) fn raise(&mut self, at: u64, process: u64, floor: Epoch) -> (Epoch, u64) {
+        let now = &mut self.now;
+        let before = now.owner;
+        let beat = now.beats.get(&before).copied().unwrap_or(0);
+        let alive = now.taken_at.max(beat);
+        for since in now.leases.values_mut().filter_map(|(_, since)| since.as_mut()) {
+            *since = at - alive.saturating_sub(*since);
+        }
+        now.epoch = now.epoch.max(floor) + 1;
+        now.owner = process;
+        now.taken_at = at;
+        (now.epoch, before)
     }
 
     /// What a new owner starts from, read from `from`.
-    pub(crate) fn read(&self, from: &Durable, epoch: Epoch, before: u64) -> Activation {
-        let beat = from.beats.get(&before).copied().unwrap_or(0);
+    pub(crate) fn read(&self, from: &Durable, epoch: Epoch) -> Activation {
         let mut queues: BTreeMap<QueueId, Seq> = BTreeMap::new();
         for (queue, seq) in &from.deliveries {
             let tail = queues.entry(queue.clone()).or_default();
@@ -79,7 +90,9 @@ impl SimStore {
         let leases = from.leases.values().map(|(row, since)| StoredLease {
             row: row.clone(),
             away_ms: match since {
-                Some(since) if !self.plants(Planted::GraceRestarted) => beat.saturating_sub(*since),
+                Some(since) if !self.plants(Planted::GraceRestarted) => {
+                    from.taken_at.saturating_sub(*since)
+                }
                 _ => 0,
             },
         });
@@ -140,7 +153,10 @@ impl SimStore {
             body: true,
             delivered_at: accept.recipients.is_empty().then_some(at as i64),
         };
-        self.now.envelopes.insert(envelope.seq, row);
+        if let Some(other) = self.now.envelopes.insert(envelope.seq, row) {
+            let (first, second) = (&other.envelope.id, &envelope.id);
+            self.clash = Some(format!("{first} and {second} have one place"));
+        }
     }
 
     fn confirm(&mut self, at: u64, confirm: &Confirm) {

@@ -1,0 +1,280 @@
+//! Moments that the simulator rarely hits, one at a time.
+
+use std::sync::Arc;
+
+use protocol::client::{ClientAck, Priority, Profile, Send};
+use protocol::server::Frame;
+
+use super::io::{
+    Answer, Attach, Command, ConnId, Effect, Held, Input, Now, Numbered, Question, SessionKey,
+};
+use super::{Limits, Mesh};
+use crate::model::{Activation, Identity, Member, MeshCommit, Outcome, Recipient, Write};
+
+const LIMITS: Limits = Limits {
+    grace_ms: 90_000,
+    capacity: 2,
+    message_units: 65_536,
+    send_rate: 0,
+    send_burst: 10,
+    offline_queue: false,
+};
+
+/// A mesh, and the effects that nobody has looked at yet.
+struct Scene {
+    mesh: Mesh,
+    now: u64,
+    numbers: u64,
+    effects: Vec<Effect>,
+}
+
+fn conn(number: u64) -> ConnId {
+    ConnId { process: 1, number }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mesh = Mesh::new("mesh".into(), LIMITS);
+        let mut scene = Self { mesh, now: 1_000, numbers: 0, effects: Vec::new() };
+        scene.activate(Activation { epoch: 1, ..Activation::default() }, Vec::new());
+        scene
+    }
+
+    fn activate(&mut self, activation: Activation, held: Vec<Held>) {
+        let activation = Some(Box::new(activation));
+        self.input(Input::Activated { activation, entropy: 7, held });
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = Now { mono: self.now, wall: 1_800_000_000_000 };
+        self.mesh.apply(now, input);
+        self.effects.extend(self.mesh.drain(now));
+    }
+
+    fn command(&mut self, number: u64, command: Command) -> u64 {
+        self.numbers += 1;
+        let (conn, number, base) = (conn(number), self.numbers, 0);
+        let epoch = self.mesh.serving().unwrap();
+        let command = Arc::new(command);
+        self.input(Input::Command(Numbered { conn, epoch, base, number, command }));
+        number
+    }
+
+    fn take<T>(&mut self, wanted: impl Fn(&Effect) -> Option<T>) -> Vec<T> {
+        let taken = self.effects.iter().filter_map(&wanted).collect();
+        self.effects.retain(|effect| wanted(effect).is_none());
+        taken
+    }
+
+    fn commits(&mut self) -> Vec<MeshCommit> {
+        self.take(|effect| match effect {
+            Effect::Commit(commit) => Some(commit.clone()),
+            _ => None,
+        })
+    }
+
+    /// Everything that waits becomes durable.
+    fn commit(&mut self) -> Vec<Write> {
+        let mut writes = Vec::new();
+        loop {
+            let commits = self.commits();
+            if commits.is_empty() {
+                return writes;
+            }
+            let units = commits.into_iter().flat_map(|commit| commit.units);
+            writes.extend(units.flat_map(|unit| unit.0));
+            self.input(Input::Committed(Outcome::Committed { duplicates: Vec::new() }));
+        }
+    }
+
+    /// A plain hello; the store knows its member.
+    fn greet(&mut self, number: u64, who: &str) {
+        let attach = Attach {
+            pubkey: who.into(),
+            member: None,
+            session: SessionKey::Absent,
+            profile: Profile { session_id: format!("session-{who}"), ..Profile::default() },
+            signature: format!("signature-{number}").into(),
+        };
+        self.command(number, Command::Attach(Box::new(attach)));
+        let tickets = self.take(|effect| match effect {
+            Effect::Ask(ticket, Question::Identity { pubkey, .. }) => {
+                Some((*ticket, pubkey.clone()))
+            }
+            _ => None,
+        });
+        for (ticket, pubkey) in tickets {
+            let identity = Answer::Identity(Some(Box::new(identity(&pubkey))));
+            self.input(Input::Answer(ticket, Some(identity)));
+        }
+        self.commit();
+    }
+
+    fn send(&mut self, number: u64, target: &str) -> u64 {
+        let send = Send {
+            id: Some("id".to_owned()),
+            target_spec: target.to_owned(),
+            priority: Priority::Now,
+            nonce: String::new(),
+            ciphertext: "text".to_owned(),
+            client_message_id: None,
+            request_fingerprint: None,
+            reply_to_id: None,
+            offline: None,
+        };
+        self.command(number, Command::Send(send))
+    }
+
+    fn attached(&mut self) -> Vec<Held> {
+        self.take(|effect| match effect {
+            Effect::Attached { held, .. } => Some(held.clone()),
+            _ => None,
+        })
+    }
+
+    fn results(&mut self) -> Vec<u64> {
+        self.take(|effect| match effect {
+            Effect::Result { number, .. } => Some(*number),
+            _ => None,
+        })
+    }
+
+    fn leave(&mut self) {
+        self.now += 90_001;
+        self.input(Input::Tick);
+    }
+}
+
+fn identity(pubkey: &str) -> Identity {
+    let member = Member {
+        id: pubkey.into(),
+        pubkey: pubkey.into(),
+        display_name: pubkey.to_owned(),
+        role: "member".to_owned(),
+        role_tag: None,
+        default_groups: Vec::new(),
+        message_mode: "push".to_owned(),
+        revoked: false,
+    };
+    let (mesh_name, archived, self_editable) = ("mesh".to_owned(), false, None);
+    Identity { mesh_name, archived, self_editable, member: Some(member), key_member: None }
+}
+
+fn recipients(writes: &[Write]) -> Vec<Recipient> {
+    let accepts = writes.iter().filter_map(|write| match write {
+        Write::Accept(accept) => Some(accept.recipients.clone()),
+        _ => None,
+    });
+    accepts.flatten().collect()
+}
+
+#[test]
+fn nothing_is_left_for_a_presence_that_is_just_leaving() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    scene.command(2, Command::Detach);
+    scene.commit();
+    scene.leave();
+    scene.send(1, "*");
+    assert!(recipients(&scene.commit()).is_empty());
+    assert_eq!(scene.mesh.leases(), 1);
+}
+
+#[test]
+fn a_detach_is_answered_behind_what_was_sent_before_it() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    scene.results();
+    let sent = scene.send(1, "ben");
+    let detached = scene.command(1, Command::Detach);
+    assert!(scene.results().is_empty());
+    scene.commit();
+    assert_eq!(scene.results(), [sent, detached]);
+}
+
+#[test]
+fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
+    let mut scene = Scene::new();
+    scene.greet(9, "ana");
+    scene.greet(2, "ana");
+    let held = scene.attached();
+    let row = scene.mesh.roster.iter().map(|(_, lease)| lease.row()).next().unwrap();
+    scene.input(Input::CommitUnknown);
+    let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
+    let held = vec![held[1].clone(), held[0].clone()];
+    scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
+    assert!(scene.mesh.roster.of_conn(conn(2)).is_some());
+}
+
+#[test]
+fn a_contested_key_is_taken_over_where_there_is_no_room_beside_it() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ben");
+    for number in 2..8 {
+        scene.greet(number, "ana");
+        assert_eq!(scene.attached().last().map(|held| held.conn), Some(conn(number)));
+    }
+    assert_eq!(scene.mesh.leases(), 2);
+}
+
+#[test]
+fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    let ack = ClientAck { client_message_id: None, broker_message_id: Some("unknown".to_owned()) };
+    scene.command(2, Command::ClientAck(ack));
+    scene.command(2, Command::Detach);
+    scene.commit();
+    scene.greet(3, "ben");
+    scene.send(1, "ben");
+    scene.commit();
+    scene.now += 2_000;
+    scene.input(Input::Tick);
+    let probes = scene.take(|effect| matches!(effect, Effect::Probe { .. }).then_some(()));
+    assert!(probes.is_empty());
+}
+
+#[test]
+fn mail_to_oneself_is_not_held_for_oneself() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let send = Send {
+        id: Some("id".to_owned()),
+        target_spec: "ana".to_owned(),
+        priority: Priority::Now,
+        nonce: String::new(),
+        ciphertext: "text".to_owned(),
+        client_message_id: None,
+        request_fingerprint: None,
+        reply_to_id: None,
+        offline: Some("queue".to_owned()),
+    };
+    scene.command(1, Command::Send(send));
+    let refused = scene.take(|effect| match effect {
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
+        _ => None,
+    });
+    assert_eq!(refused, [false]);
+}
+
+#[test]
+fn sends_wait_within_bounds_when_the_store_is_slow() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    let refused = |effect: &Effect| match effect {
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
+        _ => None,
+    };
+    for _ in 0..20_000 {
+        scene.send(1, "ben");
+    }
+    let refused = scene.take(refused);
+    assert!(!refused.is_empty() && refused.iter().all(|queued| !queued));
+    scene.commit();
+    scene.send(1, "ben");
+    assert_eq!(recipients(&scene.commit()).len(), 1);
+}

@@ -1,0 +1,233 @@
+//! What the store is asked to do, moment by moment.
+
+use broker::mesh::io::Input;
+use broker::model::{MeshCommit, Outcome, Write};
+
+use super::{Event, Op, Reply, Work, World};
+use crate::faults::{Fault, Planted};
+
+impl World {
+    pub(super) fn op(&mut self, process: u64, work: Work) {
+        let id = self.next_op;
+        self.next_op += 1;
+        let latency = if self.now < self.store_slow_until { 900 } else { 4 };
+        let latency = self.rng.between(0, latency);
+        self.ops.insert(id, Op { process, work, orphan: false, running: false });
+        self.at(latency, Event::OpBegin(id));
+    }
+
+    pub(super) fn drop_op(&mut self, id: u64) {
+        self.ops.remove(&id);
+        self.store.locks.remove(&id);
+        self.waiting.retain(|waiting| *waiting != id);
+        self.unblock();
+    }
+
+    pub(super) fn fails(&mut self, one_in: u64) -> bool {
+        self.now < self.store_down_until || (self.chaos && self.rng.one_in(one_in))
+    }
+
+    pub(super) fn op_begin(&mut self, id: u64) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let process = op.process;
+        match &op.work {
+            Work::Beat => {
+                if self.now >= self.store_down_until {
+                    self.store.now.beats.insert(process, self.now);
+                }
+                self.ops.remove(&id);
+            }
+            Work::Ask(ticket, question) => {
+                let (ticket, question) = (*ticket, question.clone());
+                let answer = if self.fails(60) {
+                    self.fire(Fault::AnswerFailed);
+                    None
+                } else {
+                    Some(self.store.answer(&question))
+                };
+                let pause = if answer.is_none() { 1_000 } else { 2 };
+                let reply = Reply::Input(Input::Answer(ticket, answer));
+                self.at(pause, Event::OpAnswer(id, reply));
+            }
+            Work::Commit(_) => self.commit_begin(id, process),
+            Work::Activate { .. } => self.activate_begin(id, process),
+        }
+    }
+
+    pub(super) fn commit_begin(&mut self, id: u64, process: u64) {
+        let Some(Op { work: Work::Commit(commit), .. }) = self.ops.get(&id) else { return };
+        let epoch = commit.epoch;
+        if self.chaos && self.rng.one_in(400) {
+            self.fire(Fault::CrashBeforeCommit);
+            self.crash(process);
+            return;
+        }
+        if self.fails(150) {
+            self.fire(Fault::CommitRefusedUnknown);
+            return self.at(3, Event::OpAnswer(id, Reply::Input(Input::CommitUnknown)));
+        }
+        if !self.store.fence(id, epoch) {
+            let fenced = Reply::Input(Input::Committed(Outcome::Fenced));
+            return self.at(1, Event::OpAnswer(id, fenced));
+        }
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.running = true;
+        }
+        if self.chaos && self.rng.one_in(150) {
+            // The caller hears of a failure; the backend goes on and commits later.
+            self.fire(Fault::CommitDoneLate);
+            self.at(1, Event::OpAnswer(id, Reply::Input(Input::CommitUnknown)));
+            let late = self.rng.between(5, 400);
+            return self.at(late, Event::OpEnd(id));
+        }
+        let latency = self.rng.between(0, 5);
+        self.at(latency, Event::OpEnd(id));
+    }
+
+    pub(super) fn op_end(&mut self, id: u64) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        op.running = false;
+        let Work::Commit(commit) = &op.work else { return };
+        let (commit, orphan, process) = (commit.clone(), op.orphan, op.process);
+        if orphan {
+            self.fire(Fault::ZombieCommitLands);
+        }
+        self.check.landed(self.now, commit.epoch, self.store.now.epoch);
+        let outcome = self.apply(&commit);
+        self.store.locks.remove(&id);
+        self.unblock();
+        if !self.ops.contains_key(&id) || orphan {
+            self.ops.remove(&id);
+            return;
+        }
+        if self.chaos && self.rng.one_in(400) {
+            self.fire(Fault::CrashAfterCommit);
+            self.crash(process);
+        } else if self.chaos && self.rng.one_in(150) {
+            self.fire(Fault::CommitDoneUnknown);
+            self.at(2, Event::OpAnswer(id, Reply::Input(Input::CommitUnknown)));
+        } else {
+            self.at(1, Event::OpAnswer(id, Reply::Input(Input::Committed(outcome))));
+        }
+    }
+
+    pub(super) fn apply(&mut self, commit: &MeshCommit) -> Outcome {
+        let poison = commit.units.iter().position(|unit| {
+            unit.0.iter().any(|write| {
+                matches!(write, Write::Accept(a) if a.envelope.ciphertext.starts_with("poison"))
+            })
+        });
+        let good = poison.unwrap_or(commit.units.len());
+        let outcome = self.store.commit(self.now, &commit.units[..good]);
+        self.check.views(&self.clients);
+        self.check.committed(self.now, &self.store.now);
+        self.check.clash(self.now, self.store.clash.take());
+        match (poison, outcome) {
+            (Some(committed), Outcome::Committed { duplicates }) => {
+                self.fire(Fault::PoisonRow);
+                Outcome::Poisoned { committed, duplicates }
+            }
+            (_, outcome) => outcome,
+        }
+    }
+
+    pub(super) fn activate_begin(&mut self, id: u64, process: u64) {
+        if self.chaos && self.rng.one_in(60) {
+            self.fire(Fault::CrashBeforeActivation);
+            self.crash(process);
+            return;
+        }
+        if self.fails(20) {
+            self.fire(Fault::ActivationFailed);
+            return self.at(3, Event::OpAnswer(id, Reply::Input(Input::NotActivated)));
+        }
+        if self.planted == Some(Planted::OneSnapshot) {
+            let durable = Box::new(self.store.now.clone());
+            if let Some(Op { work: Work::Activate { snapshot, .. }, .. }) = self.ops.get_mut(&id) {
+                *snapshot = Some(durable);
+            }
+        }
+        self.waiting.push(id);
+        self.unblock();
+    }
+
+    /// A raise takes the row as soon as nobody holds it.
+    pub(super) fn unblock(&mut self) {
+        if !self.store.locks.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.waiting) {
+            let Some(op) = self.ops.get_mut(&id) else { continue };
+            let process = op.process;
+            let Work::Activate { floor, raised, .. } = &mut op.work else { continue };
+            let (epoch, before) = self.store.raise(self.now, process, *floor);
+            *raised = Some(epoch);
+            if before != process {
+                self.lost.push(before);
+            }
+            let pause = self.rng.between(0, 3);
+            self.at(pause, Event::ActivationRead(id));
+        }
+        let now = self.now;
+        for process in std::mem::take(&mut self.lost) {
+            for socket in self.sockets.values_mut().filter(|socket| socket.process == process) {
+                socket.lost_at.get_or_insert(now);
+            }
+        }
+    }
+
+    pub(super) fn activation_read(&mut self, id: u64) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let process = op.process;
+        let Work::Activate { snapshot, raised: Some(epoch), .. } = &op.work else { return };
+        let from = snapshot.as_deref().unwrap_or(&self.store.now);
+        let activation = self.store.read(from, *epoch);
+        if self.chaos && self.rng.one_in(60) {
+            self.fire(Fault::CrashAfterActivation);
+            self.crash(process);
+            return;
+        }
+        let reply = Reply::Activated(Some(Box::new(activation)));
+        self.at(1, Event::OpAnswer(id, reply));
+    }
+
+    pub(super) fn op_answer(&mut self, id: u64, reply: Reply) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let (process, orphan) = (op.process, op.orphan);
+        // A late commit stays with the store when its caller has been told that nobody knows.
+        if op.running {
+            self.ops.get_mut(&id).expect("just seen").orphan = true;
+        } else {
+            self.ops.remove(&id);
+        }
+        if orphan {
+            return;
+        }
+        if self.planted == Some(Planted::AckBeforeCommit)
+            && matches!(&reply, Reply::Input(Input::Committed(_)))
+        {
+            return;
+        }
+        let input = match reply {
+            Reply::Input(input) => input,
+            Reply::Activated(activation) => {
+                let held = self.processes.get(&process).map(|p| p.held.values().cloned().collect());
+                let entropy = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
+                Input::Activated { activation, entropy, held: held.unwrap_or_default() }
+            }
+        };
+        self.input(process, input);
+    }
+
+    pub(crate) fn slow_store(&mut self, until: u64) {
+        self.store_slow_until = until;
+    }
+
+    /// No faults from here on; everybody who wants to be here comes back.
+    pub(crate) fn calm(&mut self) {
+        self.chaos = false;
+        self.store_down_until = 0;
+        self.store_slow_until = 0;
+        self.unstall();
+    }
+}

@@ -1,0 +1,197 @@
+//! Sockets: a client's end, a session, and the time between them.
+
+use std::collections::VecDeque;
+
+use broker::edge::session::{Action, EdgeLimits, Session};
+use broker::mesh::io::{ConnId, Input, ToEdge};
+use protocol::MeshId;
+use protocol::server::Frame;
+
+use super::{Down, Event, Socket, Up, World, next_conn};
+use crate::client::MESH;
+
+impl World {
+    pub(crate) fn connect(&mut self, client: usize) -> Option<u64> {
+        let process = self.current()?;
+        let id = self.next_socket;
+        self.next_socket += 1;
+        let conn = ConnId { process, number: id };
+        let limits = EdgeLimits { hello_timeout_ms: 10_000 };
+        let session = Session::new(conn, next_conn, limits, self.time());
+        let socket = Socket {
+            process,
+            client,
+            session,
+            client_end: true,
+            stalled: false,
+            lost_at: None,
+            unread: VecDeque::new(),
+            unseen: VecDeque::new(),
+            up_at: 0,
+            down_at: 0,
+            tick_at: None,
+        };
+        self.sockets.insert(id, socket);
+        Some(id)
+    }
+
+    /// The client writes; frames keep their order.
+    pub(crate) fn up(&mut self, socket: u64, up: Up) {
+        let latency = self.rng.between(0, 15);
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        state.up_at = state.up_at.max(self.now + latency);
+        let after = state.up_at - self.now;
+        self.at(after, Event::ToServer(socket, up));
+    }
+
+    pub(super) fn down(&mut self, socket: u64, down: Down) {
+        let latency = self.rng.between(0, 15);
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        state.down_at = state.down_at.max(self.now + latency);
+        let after = state.down_at - self.now;
+        self.at(after, Event::ToClient(socket, down));
+    }
+
+    pub(super) fn line(&self, socket: u64) -> String {
+        let socket_state = self.sockets.get(&socket);
+        let (client, process) = socket_state.map_or((0, 0), |s| (s.client, s.process));
+        format!("client-{client} socket-{socket} process-{process}")
+    }
+
+    pub(super) fn arrive(&mut self, socket: u64, up: Up) {
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.unread.push_back(up);
+            self.read(socket);
+        }
+    }
+
+    pub(super) fn socket_tick(&mut self, socket: u64) {
+        let (now, frozen) = (self.time(), self.frozen_socket(socket));
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        if state.tick_at == Some(now.mono) {
+            state.tick_at = None;
+            if !frozen {
+                state.session.tick(now);
+                self.pump(socket);
+            }
+        }
+    }
+
+    /// The node reads what it wants to read.
+    pub(super) fn read(&mut self, socket: u64) {
+        let now = self.time();
+        loop {
+            if self.frozen_socket(socket) {
+                return;
+            }
+            let Some(state) = self.sockets.get_mut(&socket) else { return };
+            let open = state.session.wants_read() || state.session.is_closed();
+            if state.process == 0 || !open {
+                return;
+            }
+            let Some(up) = state.unread.pop_front() else { return };
+            self.trace(|| format!("{} -> {up:?}", self.line(socket)));
+            let Some(state) = self.sockets.get_mut(&socket) else { return };
+            match up {
+                Up::Text(text) => {
+                    if !state.session.is_closed() {
+                        self.check.asked(now.mono, socket, &text);
+                    }
+                    state.session.frame(now, &text);
+                }
+                Up::Pong(nonce) => state.session.pong(now, nonce),
+                Up::Closed => {
+                    let client = state.client;
+                    state.session.closed(now);
+                    self.check.connection_ended(now.mono, socket);
+                    self.check.departed(now.mono, client, socket);
+                }
+            }
+            self.pump(socket);
+        }
+    }
+
+    pub(super) fn tell(&mut self, process: u64, conn: ConnId, item: ToEdge) {
+        let now = self.time();
+        let Some(socket) = self.processes.get(&process).and_then(|p| p.open.get(&conn).copied())
+        else {
+            return;
+        };
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.session.deliver(now, item);
+            self.pump(socket);
+            self.at(0, Event::Read(socket));
+        }
+    }
+
+    pub(super) fn pump(&mut self, socket: u64) {
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        let (process, client) = (state.process, state.client);
+        let actions: Vec<_> = state.session.drain().collect();
+        let deadline = state.session.deadline();
+        for action in actions {
+            match action {
+                Action::Open { conn, .. } => {
+                    let Some(state) = self.processes.get_mut(&process) else { continue };
+                    state.open.insert(conn, socket);
+                    if let Some(epoch) = state.mesh.serving() {
+                        self.tell(process, conn, ToEdge::Reset(epoch));
+                    }
+                }
+                Action::Up(numbered) => self.input(process, Input::Command(numbered)),
+                Action::Pong(conn, nonce) => self.input(process, Input::Pong { conn, nonce }),
+                Action::Write(frame) => {
+                    if let Frame::Ack(ack) = &frame
+                        && ack.queued
+                    {
+                        self.check.acked(&ack.message_id, &self.store.now);
+                    }
+                    let text = frame.to_json();
+                    self.check.answered(self.now, socket, &text);
+                    self.down(socket, Down::Text(text));
+                }
+                Action::WriteEvent(frame) => self.down(socket, Down::Text(frame.to_json())),
+                Action::WritePush { envelope, .. } => {
+                    let text = broker::edge::wire::push(&MeshId::from(MESH), &envelope, false);
+                    self.down(socket, Down::Text(text));
+                }
+                Action::Ping(nonce) => self.down(socket, Down::Ping(nonce)),
+                Action::Close(_) | Action::Terminate => {
+                    self.check.connection_ended(self.now, socket);
+                    self.check.departed(self.now, client, socket);
+                    let now = self.now;
+                    if let Some(state) = self.sockets.get_mut(&socket) {
+                        state.lost_at.get_or_insert(now);
+                    }
+                    self.down(socket, Down::Closed);
+                }
+                Action::Shut(conn) => {
+                    if let Some(state) = self.processes.get_mut(&process) {
+                        state.open.remove(&conn);
+                        state.held.remove(&conn);
+                    }
+                    self.input(process, Input::Lost(conn));
+                }
+                Action::CountRejected(_) | Action::CountUnanswered | Action::ObserveAck(_) => {}
+            }
+        }
+        if let (Some(deadline), Some(state)) = (deadline, self.sockets.get_mut(&socket)) {
+            let due = deadline.max(self.now + 1);
+            if state.tick_at.is_none_or(|at| due < at) {
+                state.tick_at = Some(due);
+                self.at(due - self.now, Event::SocketTick(socket));
+            }
+        }
+    }
+
+    /// Clients that did not read catch up.
+    pub(crate) fn unstall(&mut self) {
+        for socket in self.sockets.keys().copied().collect::<Vec<_>>() {
+            let Some(state) = self.sockets.get_mut(&socket) else { continue };
+            state.stalled = false;
+            for down in std::mem::take(&mut state.unseen) {
+                self.receive(socket, down);
+            }
+        }
+    }
+}
