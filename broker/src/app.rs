@@ -90,6 +90,18 @@ impl Running {
         for sentence in store.unsafe_settings().await? {
             tracing::warn!("{sentence}");
         }
+        let running = Self::assemble(config, listener, store)?;
+        let superseded = running.superseded.clone();
+        running.chore(lifecycle::keep_claim(running.store.clone(), claim, superseded));
+        running.start_chores();
+        Ok(running)
+    }
+
+    fn assemble(
+        config: &Config,
+        listener: TcpListener,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, Failure> {
         let process = random()?;
         let metrics = Metrics::new();
         let (sockets, meshes) = (TaskTracker::new(), TaskTracker::new());
@@ -128,7 +140,7 @@ impl Running {
             outbox_bytes: OUTBOX_BYTES.max(2 * config.max_frame_bytes),
             git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
         });
-        let running = Self {
+        Ok(Self {
             edge,
             store,
             listener: Some(listener),
@@ -140,11 +152,7 @@ impl Running {
             stop_meshes,
             stop_committer,
             superseded,
-        };
-        let keep = lifecycle::keep_claim(running.store.clone(), claim, running.superseded.clone());
-        running.chore(keep);
-        running.start_chores();
-        Ok(running)
+        })
     }
 
     fn chore(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -13,6 +13,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use protocol::{Close, close};
 use router::link::local::{Outbox, Taken};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
@@ -143,7 +144,9 @@ impl Connection {
                     let now = self.edge.clock.now();
                     // Taken whole, so that an idle connection keeps no room for a burst.
                     let taken = std::mem::take(&mut items);
-                    taken.into_iter().for_each(|item| self.session.deliver(now, item));
+                    for item in taken {
+                        self.session.deliver(now, item);
+                    }
                 }
                 message = self.socket.next(), if self.session.wants_read() => {
                     self.read(message);
@@ -199,11 +202,10 @@ impl Connection {
                 self.left = true;
                 self.session.closed(now);
             }
-            None => self.session.closed(now),
             Some(Err(error)) if is_too_large(&error) => {
                 self.session.close(now, close::FRAME_TOO_LARGE);
             }
-            Some(Err(_)) => self.session.closed(now),
+            None | Some(Err(_)) => self.session.closed(now),
         }
     }
 
@@ -340,12 +342,9 @@ fn message(action: Action) -> Message {
     }
 }
 
-fn ended<T>(result: Result<Result<(), axum::Error>, T>) -> Result<(), Ended> {
-    match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Ended::Lost),
-        Err(_) => Err(Ended::Slow),
-    }
+fn ended(result: Result<Result<(), axum::Error>, Elapsed>) -> Result<(), Ended> {
+    let written = result.map_err(|_| Ended::Slow)?;
+    written.map_err(|_| Ended::Lost)
 }
 
 fn is_too_large(error: &axum::Error) -> bool {

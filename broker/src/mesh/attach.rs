@@ -13,7 +13,7 @@ use super::delivery::Rank;
 use super::events;
 use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Now, Question, SessionKey};
 use super::pipeline::Then;
-use super::query::Asked;
+use super::query::{Asked, NoAnswer};
 use super::roster::{Found, Hold, Lease, LeaseNo, Record, given, presence_key};
 use super::state::Mesh;
 use crate::model::{Identity, Member, Recipient, Write};
@@ -53,17 +53,17 @@ impl Mesh {
         &mut self,
         now: Now,
         conn: ConnId,
-        identity: Option<Option<Box<Identity>>>,
+        identity: Result<Option<Box<Identity>>, NoAnswer>,
     ) {
         let Some(arrival) = self.arrivals.get_mut(&conn) else { return };
         let number = arrival.number;
         match identity {
-            Some(Some(identity)) => {
+            Ok(Some(identity)) => {
                 arrival.identity = Some(*identity);
                 self.decide(now, conn);
             }
-            Some(None) => self.unknown(conn, number),
-            None => {
+            Ok(None) => self.unknown(conn, number),
+            Err(NoAnswer) => {
                 let text = "the broker cannot check this hello now";
                 self.turn_down(conn, number, "unavailable", text, close::UNAVAILABLE);
             }

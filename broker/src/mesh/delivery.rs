@@ -494,7 +494,9 @@ impl Delivery {
             }
             // Something earlier may be in the store: pushing what is at hand would overtake it.
             if incomplete {
-                sources.iter().for_each(|id| self.read(id, out));
+                for id in &sources {
+                    self.read(id, out);
+                }
                 return;
             }
             let Some((seq, id)) = first else { return };

@@ -9,7 +9,7 @@ use super::io::{Answer, ConnId, Now, Question, Ticket};
 use super::roster::Lease;
 use super::send::Undecided;
 use super::state::Mesh;
-use crate::model::{Recipient, StoredMessage};
+use crate::model::{Identity, Recipient, StoredMessage};
 
 /// What a ticket was drawn for.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ pub(crate) enum Asked {
     /// `message_status`.
     Status { conn: ConnId, number: u64, ask: MessageStatus },
 }
+
+/// The store could not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoAnswer;
 
 impl Mesh {
     pub(super) fn answered(&mut self, now: Now, ticket: Ticket, answer: Option<Answer>) {
@@ -38,8 +42,8 @@ impl Mesh {
             Asked::Target(undecided) => self.target_found(now, undecided, identity(answer)),
             Asked::Prior(undecided) => {
                 let prior = match answer {
-                    Some(Answer::Accepted(prior)) => Some(prior),
-                    _ => None,
+                    Some(Answer::Accepted(prior)) => Ok(prior),
+                    _ => Err(NoAnswer),
                 };
                 self.looked_up(now, undecided, prior);
             }
@@ -120,10 +124,10 @@ impl Mesh {
     }
 }
 
-fn identity(answer: Option<Answer>) -> Option<Option<Box<crate::model::Identity>>> {
+fn identity(answer: Option<Answer>) -> Result<Option<Box<Identity>>, NoAnswer> {
     match answer {
-        Some(Answer::Identity(identity)) => Some(identity),
-        _ => None,
+        Some(Answer::Identity(identity)) => Ok(identity),
+        _ => Err(NoAnswer),
     }
 }
 

@@ -44,11 +44,14 @@ pub(crate) struct Queue {
     asked: Seq,
 }
 
+/// By which outlet, if by any, and which of its pushes.
+type Pushed = Option<(LeaseNo, u64)>;
+
 #[derive(Debug)]
 struct Entry {
     envelope: Arc<Envelope>,
     /// By which outlet, and which of its pushes.
-    pushed: Option<(LeaseNo, u64)>,
+    pushed: Pushed,
 }
 
 impl Queue {
@@ -129,7 +132,7 @@ impl Queue {
     }
 
     /// An envelope is confirmed.
-    pub(crate) fn remove(&mut self, seq: Seq) -> Option<(Arc<Envelope>, Option<(LeaseNo, u64)>)> {
+    pub(crate) fn remove(&mut self, seq: Seq) -> Option<(Arc<Envelope>, Pushed)> {
         let entry = self.entries.remove(&seq)?;
         self.bytes -= entry.envelope.bytes();
         self.depth = self.depth.saturating_sub(1);

@@ -11,7 +11,7 @@ use protocol::{MemberId, MessageId};
 
 use super::io::{Command, ConnId, Count, Effect, Now, Question};
 use super::pipeline::{self, Then};
-use super::query::Asked;
+use super::query::{Asked, NoAnswer};
 use super::roster::LeaseNo;
 use super::state::Mesh;
 use super::targets::{self, Nobody, Resolved};
@@ -245,22 +245,22 @@ impl Mesh {
         &mut self,
         now: Now,
         undecided: Undecided,
-        prior: Option<Option<Accepted>>,
+        prior: Result<Option<Accepted>, NoAnswer>,
     ) {
         let (conn, number) = (undecided.conn, undecided.number);
         let Command::Send(send) = &*undecided.command else { return };
         match prior {
-            Some(Some(original)) => {
+            Ok(Some(original)) => {
                 let fingerprint = given(send.request_fingerprint.as_ref());
                 let id = send.id.clone();
                 self.repeat(conn, number, id, &original, fingerprint.as_deref());
             }
-            Some(None) if undecided.queue => return self.find_absent(undecided),
-            Some(None) => {
+            Ok(None) if undecided.queue => return self.find_absent(undecided),
+            Ok(None) => {
                 let Refusal { label, text } = &undecided.refusal;
                 self.refuse_send(conn, number, send.id.clone(), label, text);
             }
-            None => self.refuse_unavailable(conn, number, send.id.clone()),
+            Err(NoAnswer) => self.refuse_unavailable(conn, number, send.id.clone()),
         }
         self.go_on(now, conn);
     }
@@ -270,13 +270,13 @@ impl Mesh {
         &mut self,
         now: Now,
         undecided: Undecided,
-        identity: Option<Option<Box<Identity>>>,
+        identity: Result<Option<Box<Identity>>, NoAnswer>,
     ) {
         let Undecided { conn, number, command, key, refusal, .. } = undecided;
         let Command::Send(send) = &*command else { return };
         let recipient = identity.map(|known| known.and_then(|known| absent(&known, send)));
         match (recipient, self.roster.of_conn(conn)) {
-            (Some(Some(recipient)), Some(no)) => {
+            (Ok(Some(recipient)), Some(no)) => {
                 let lane = Lane::of(send.priority);
                 if self.delivery.has_room(&QueueId { recipient: recipient.clone(), lane }) {
                     let to = Addressed { recipients: vec![recipient], held: true, skipped: 0 };
@@ -286,10 +286,10 @@ impl Mesh {
                     self.refuse_send(conn, number, send.id.clone(), label, &text);
                 }
             }
-            (Some(_), _) => {
+            (Ok(_), _) => {
                 self.refuse_send(conn, number, send.id.clone(), refusal.label, &refusal.text);
             }
-            (None, _) => self.refuse_unavailable(conn, number, send.id.clone()),
+            (Err(NoAnswer), _) => self.refuse_unavailable(conn, number, send.id.clone()),
         }
         self.go_on(now, conn);
     }

@@ -35,10 +35,10 @@ const BEAT_MS: Ms = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// An activation is under way; if it fails, pause so long.
-    Activating { pause: Ms },
-    /// The last one failed: the next comes then, and if it fails, the pause is longer.
-    Pausing { until: Ms, pause: Ms },
+    /// An activation is under way.
+    Activating,
+    /// The last one failed, or brought nothing: the next comes then.
+    Pausing { until: Ms },
     /// The mesh is ours.
     Active,
     /// There is no such mesh.
@@ -53,6 +53,8 @@ pub struct Mesh {
     pub(super) id: MeshId,
     pub(super) limits: Limits,
     phase: Phase,
+    /// How long to wait before the next activation that follows one without a commit.
+    pause: Ms,
     pub(super) epoch: Epoch,
     floor: Epoch,
     /// The last sequence given out.
@@ -84,7 +86,8 @@ impl Mesh {
         Self {
             id,
             limits,
-            phase: Phase::Activating { pause: BACKOFF_MS.0 },
+            phase: Phase::Activating,
+            pause: 0,
             epoch: 0,
             floor: 0,
             seq: 0,
@@ -120,7 +123,7 @@ impl Mesh {
     /// Whether nothing would be lost by forgetting it.
     pub fn is_idle(&self) -> bool {
         let quiet = self.arrivals.is_empty() && self.pipeline.is_empty();
-        !matches!(self.phase, Phase::Activating { .. }) && self.roster.len() == 0 && quiet
+        self.phase != Phase::Activating && self.roster.len() == 0 && quiet
     }
 
     /// Leases, those in grace included.
@@ -137,7 +140,7 @@ impl Mesh {
     /// When [`Input::Tick`] is due.
     pub fn deadline(&self) -> Option<Ms> {
         match self.phase {
-            Phase::Pausing { until, .. } => Some(until),
+            Phase::Pausing { until } => Some(until),
             Phase::Active => {
                 let rules = [self.roster.deadline(), self.delivery.deadline(), self.beat_at];
                 rules.into_iter().flatten().min()
@@ -166,7 +169,7 @@ impl Mesh {
                 self.detach(now, conn, None);
             }
             Input::Committed(outcome) => self.committed(now, outcome),
-            Input::CommitUnknown => self.reactivate(),
+            Input::CommitUnknown => self.reactivate(now),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
         }
     }
@@ -267,12 +270,12 @@ impl Mesh {
     }
 
     /// A lease as the store has it, and as an edge holds it.
-    fn restore(&mut self, now: Now, stored: StoredLease, held: Option<Held>) {
+    fn restore(&mut self, now: Now, stored: StoredLease, edge: Option<Held>) {
         let Ok(record) = serde_json::from_str::<Record>(&stored.row.body) else {
             self.pipeline.push(vec![Write::DropLease(stored.row.presence)], Then::Settled);
             return;
         };
-        let conn = held.and_then(|held| {
+        let conn = edge.and_then(|held| {
             let current = held.generation >= record.generation;
             if !current {
                 let close = close::SESSION_REPLACED;
@@ -304,25 +307,36 @@ impl Mesh {
     }
 
     fn not_activated(&mut self, now: Now) {
-        if let Phase::Activating { pause } = self.phase {
-            let next = (pause * 2).min(BACKOFF_MS.1);
-            self.phase = Phase::Pausing { until: now.mono + pause, pause: next };
+        if self.phase == Phase::Activating {
+            self.pause = self.pause.max(BACKOFF_MS.0);
+            self.pause(now);
         }
     }
 
-    /// Nobody knows what the store holds: ask it, under a new epoch.
-    fn reactivate(&mut self) {
-        self.activate(BACKOFF_MS.0);
+    /// Nobody knows what the store holds: ask it, under a new epoch. At once, unless the epoch
+    /// before has brought no commit either.
+    fn reactivate(&mut self, now: Now) {
+        if self.pause == 0 {
+            self.pause = BACKOFF_MS.0;
+            self.activate();
+        } else {
+            self.pause(now);
+        }
     }
 
-    fn activate(&mut self, pause: Ms) {
-        self.phase = Phase::Activating { pause };
+    fn pause(&mut self, now: Now) {
+        self.phase = Phase::Pausing { until: now.mono + self.pause };
+        self.pause = (self.pause * 2).min(BACKOFF_MS.1);
+    }
+
+    fn activate(&mut self) {
+        self.phase = Phase::Activating;
         self.out.push(Effect::Activate { floor: self.floor });
     }
 
     fn tick(&mut self, now: Now) {
         match self.phase {
-            Phase::Pausing { until, pause } if until <= now.mono => self.activate(pause),
+            Phase::Pausing { until } if until <= now.mono => self.activate(),
             Phase::Active => {
                 while let Some(no) = self.roster.over(now.mono) {
                     self.leave(now, no);
@@ -416,7 +430,10 @@ impl Mesh {
     fn committed(&mut self, now: Now, outcome: Outcome) {
         let thens = self.pipeline.done();
         match outcome {
-            Outcome::Committed { duplicates } => self.settled(now, thens, duplicates),
+            Outcome::Committed { duplicates } => {
+                self.pause = 0;
+                self.settled(now, thens, duplicates);
+            }
             Outcome::Fenced => {
                 self.phase = Phase::Superseded;
                 self.out.push(Effect::Superseded);
@@ -429,7 +446,7 @@ impl Mesh {
                     self.refuse_poison(poison);
                 }
                 // What was not written is worked out again, by those who asked for it.
-                self.reactivate();
+                self.reactivate(now);
             }
         }
     }

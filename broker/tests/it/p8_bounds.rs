@@ -10,9 +10,7 @@ use crate::support::peer::{Hello, TestPeer, envelope};
 use crate::support::socket::{Habit, Socket, client_ack, is_envelope};
 use crate::support::{SOON, until, until_within};
 
-on_each_store!(
-    a_stalled_reader_costs_little_and_catches_up,
-);
+on_each_store!(a_stalled_reader_costs_little_and_catches_up,);
 
 /// How long the reader stalls. Below the 75 s after which a silent peer is given up.
 const STALL: Duration = Duration::from_secs(62);
@@ -155,10 +153,8 @@ async fn an_address_has_few_sockets_without_hello() {
     assert_eq!(silent[0].next_frame().await["type"], "hello_ack");
     silent[1].close().await;
     silent.push(Socket::open(&address).await);
-    until("the closed socket's place is free", async || {
-        Socket::try_open(&address).await.is_ok()
-    })
-    .await;
+    until("the closed socket's place is free", async || Socket::try_open(&address).await.is_ok())
+        .await;
     greeted.round_trip().await;
 }
 

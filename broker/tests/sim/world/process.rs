@@ -194,7 +194,9 @@ impl World {
                 self.check.owner_found(self.now);
                 let open = self.processes.get(&id).map(|process| process.open.keys().copied());
                 let conns: Vec<_> = open.into_iter().flatten().collect();
-                conns.into_iter().for_each(|conn| self.tell(id, conn, ToEdge::Reset(epoch)));
+                for conn in conns {
+                    self.tell(id, conn, ToEdge::Reset(epoch));
+                }
             }
             Effect::Attached { held, number, frame } => {
                 let conn = held.conn;
