@@ -132,7 +132,8 @@ async fn a_node_that_drains_is_not_ready() {
     for _ in 0..500 {
         sockets.push(Socket::open(&node.address()).await);
     }
-    until("the node is ready", async || node.http("GET", "/health/ready").await.status == 200).await;
+    until("the node is ready", async || node.http("GET", "/health/ready").await.status == 200)
+        .await;
     node.signal("TERM");
     until("the node refuses", async || match node.try_http("GET", "/health/ready").await {
         Some(answer) => answer.status == 503,
@@ -144,7 +145,8 @@ async fn a_node_that_drains_is_not_ready() {
 #[tokio::test]
 async fn wrong_settings_are_refused_all_at_once() {
     let ground = crate::support::node::Ground::new(Kind::Sqlite).await;
-    let wrong = [("BROKER_PORTT", "1"), ("LEASE_GRACE_SECONDS", "soon"), ("REDIS_URL", "redis://x")];
+    let wrong =
+        [("BROKER_PORTT", "1"), ("LEASE_GRACE_SECONDS", "soon"), ("REDIS_URL", "redis://x")];
     let mut node = Node::launch(ground, &wrong);
     assert_eq!(node.ended().await, Some(1));
     until("everything is named", async || {

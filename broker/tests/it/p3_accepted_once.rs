@@ -104,7 +104,10 @@ async fn another_members_id_is_another_message(kind: Kind) {
     let second = eve.send(&ben, "one").await.acknowledged();
     assert_ne!(first, second);
     let (one, two) = (ben.next_push().await, ben.next_push().await);
-    assert_eq!((one["senderName"].as_str(), two["senderName"].as_str()), (Some("ana"), Some("eve")));
+    assert_eq!(
+        (one["senderName"].as_str(), two["senderName"].as_str()),
+        (Some("ana"), Some("eve"))
+    );
 }
 
 async fn a_retry_is_answered_though_it_would_be_refused_now(kind: Kind) {

@@ -54,7 +54,9 @@ async fn departures_free_their_places(kind: Kind) {
         let (name, other) = if round == 0 { ("p1", "p2") } else { ("a", "b") };
         peers[0].expect_event("peer_left", name).await;
         peers[0].expect_event("peer_left", other).await;
-        let named = |name: &str| Hello::session(&mesh, "p1").with(&serde_json::json!({"displayName": name}));
+        let named = |name: &str| {
+            Hello::session(&mesh, "p1").with(&serde_json::json!({"displayName": name}))
+        };
         peers[1] = TestPeer::join(&node, named("a")).await;
         peers[2] = TestPeer::join(&node, named("b")).await;
         is_full(&node, &mesh).await;

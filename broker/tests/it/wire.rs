@@ -33,7 +33,8 @@ async fn a_hello_ack_tells_who_one_is(kind: Kind) {
     assert_eq!(ack["memberDisplayName"], "ben");
     let profile = json!({"roleTag": null, "groups": [], "messageMode": "push"});
     assert_eq!(ack["memberProfile"], profile);
-    let editable = json!({"displayName": true, "roleTag": true, "groups": true, "messageMode": true});
+    let editable =
+        json!({"displayName": true, "roleTag": true, "groups": true, "messageMode": true});
     assert_eq!(ack["meshPolicy"]["selfEditable"], editable);
     assert_eq!(ack["services"], json!([]));
     // A session that comes back gets no profile; a member's own connection does.
@@ -56,13 +57,16 @@ async fn a_push_says_where_it_comes_from(kind: Kind) {
     let mut push = ben.next_push().await;
     let created = push.as_object_mut().unwrap().remove("createdAt").unwrap();
     let ana_member = mesh.member("ana");
-    assert_eq!(push, json!({
-        "type": "push", "messageId": id, "meshId": mesh.id, "senderPubkey": ana.hello.pubkey(),
-        "priority": "now", "nonce": "bm9uY2U=", "ciphertext": "aGVsbG8=",
-        "senderMemberPubkey": ana_member.pubkey, "senderMemberId": ana_member.id,
-        "senderName": "ana", "replyToId": "m0", "client_message_id": "c1",
-        "request_fingerprint": "f1",
-    }));
+    assert_eq!(
+        push,
+        json!({
+            "type": "push", "messageId": id, "meshId": mesh.id, "senderPubkey": ana.hello.pubkey(),
+            "priority": "now", "nonce": "bm9uY2U=", "ciphertext": "aGVsbG8=",
+            "senderMemberPubkey": ana_member.pubkey, "senderMemberId": ana_member.id,
+            "senderName": "ana", "replyToId": "m0", "client_message_id": "c1",
+            "request_fingerprint": "f1",
+        })
+    );
     is_iso(&created);
     // What the reference's clients may leave out is left out.
     let send = json!({"type": "send", "targetSpec": "*", "nonce": "", "ciphertext": "plain"});
@@ -161,13 +165,16 @@ async fn peers_are_listed_with_their_own_particulars(kind: Kind) {
     assert_eq!(peers[3]["pubkey"], mesh.member("eve").pubkey);
     let row = peers[2].as_object_mut().unwrap();
     is_iso(&row.remove("connectedAt").unwrap());
-    assert_eq!(peers[2], json!({
-        "pubkey": eve.hello.pubkey(), "memberPubkey": mesh.member("eve").pubkey,
-        "displayName": "the eve", "status": "idle", "summary": null,
-        "groups": [{"name": "g", "role": "r"}, {"name": "h"}], "sessionId": "s-1", "cwd": "/work",
-        "peerRole": "session", "hostname": "h", "peerType": "ai", "channel": "claudemesh-session",
-        "model": "m", "visible": true,
-    }));
+    assert_eq!(
+        peers[2],
+        json!({
+            "pubkey": eve.hello.pubkey(), "memberPubkey": mesh.member("eve").pubkey,
+            "displayName": "the eve", "status": "idle", "summary": null,
+            "groups": [{"name": "g", "role": "r"}, {"name": "h"}], "sessionId": "s-1", "cwd": "/work",
+            "peerRole": "session", "hostname": "h", "peerType": "ai", "channel": "claudemesh-session",
+            "model": "m", "visible": true,
+        })
+    );
     // Without an id the list comes without one.
     ana.post(&json!({"type": "list_peers"})).await;
     let list = ana.take("the list", |frame| frame["type"] == "peers_list").await;
@@ -185,8 +192,12 @@ async fn joining_is_announced(kind: Kind) {
     });
     assert_eq!(event["eventData"], data);
     let expected = [
-        ("event", "peer_joined"), ("senderPubkey", "system"), ("priority", "low"), ("nonce", ""),
-        ("ciphertext", ""), ("meshId", &mesh.id),
+        ("event", "peer_joined"),
+        ("senderPubkey", "system"),
+        ("priority", "low"),
+        ("nonce", ""),
+        ("ciphertext", ""),
+        ("meshId", &mesh.id),
     ];
     for (field, value) in expected {
         assert_eq!(event[field], value, "{field}");
@@ -200,7 +211,8 @@ async fn a_messages_status_follows_it(kind: Kind) {
     ben.become_one_that(Habit::Reads);
     let id = ana.send(&ben, "one").await.acknowledged();
     let ask = json!({"type": "message_status", "messageId": id});
-    let held = |status: &str| json!([{"name": "ben", "pubkey": ben.hello.pubkey(), "status": status}]);
+    let held =
+        |status: &str| json!([{"name": "ben", "pubkey": ben.hello.pubkey(), "status": status}]);
     let (waiting, done) = (held("held"), held("delivered"));
     let status = ana.ask(ask.clone()).await;
     assert_eq!(status["type"], "message_status_result");
@@ -221,7 +233,10 @@ async fn a_message_is_found_by_the_beginning_of_its_id(kind: Kind) {
     for length in [8, 20, 32] {
         let prefix = &id[..length];
         let status = ana.ask(json!({"type": "message_status", "messageId": prefix})).await;
-        assert_eq!((&status["messageId"], &status["targetSpec"]), (&json!(prefix), &json!(ben.hello.pubkey())));
+        assert_eq!(
+            (&status["messageId"], &status["targetSpec"]),
+            (&json!(prefix), &json!(ben.hello.pubkey()))
+        );
     }
     let ask = |id: &str| json!({"type": "message_status", "messageId": id});
     let errors = [
@@ -239,7 +254,8 @@ async fn a_message_is_found_by_the_beginning_of_its_id(kind: Kind) {
 
 async fn health_and_readiness_are_told(kind: Kind) {
     let node = Node::start(kind, &[("GIT_SHA", "abc123")]).await;
-    until("the node is ready", async || node.http("GET", "/health/ready").await.status == 200).await;
+    until("the node is ready", async || node.http("GET", "/health/ready").await.status == 200)
+        .await;
     let ready = node.http("GET", "/health/ready").await.json();
     assert_eq!((&ready["status"], &ready["gitSha"]), (&json!("ready"), &json!("abc123")));
     let health = node.http("GET", "/health").await;
@@ -276,11 +292,18 @@ async fn metrics_have_the_references_names() {
     assert_eq!(answer.status, 200);
     assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     for name in [
-        "broker_connections_total", "broker_connections_active", "broker_queue_depth",
-        "broker_db_healthy", "broker_legacy_auth_hits_total", "broker_hook_requests_total",
-        "broker_hook_requests_rate_limited_total", "broker_connections_rejected_total",
-        "broker_messages_routed_total", "broker_messages_rejected_total",
-        "broker_messages_dropped_by_grant_total", "broker_ttl_sweeps_total",
+        "broker_connections_total",
+        "broker_connections_active",
+        "broker_queue_depth",
+        "broker_db_healthy",
+        "broker_legacy_auth_hits_total",
+        "broker_hook_requests_total",
+        "broker_hook_requests_rate_limited_total",
+        "broker_connections_rejected_total",
+        "broker_messages_routed_total",
+        "broker_messages_rejected_total",
+        "broker_messages_dropped_by_grant_total",
+        "broker_ttl_sweeps_total",
     ] {
         assert!(answer.body.lines().any(|line| line.starts_with(name)), "no {name}");
     }
@@ -366,8 +389,7 @@ async fn a_large_message_passes_whole() {
 
 fn is_iso(time: &Value) {
     let text = time.as_str().unwrap();
-    let shape: String =
-        text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(shape, "0000-00-00T00:00:00.000Z");
 }
 

@@ -75,6 +75,13 @@ impl Ground {
         Arc::new(Self { folder: folder(), url, _server: Some(server) })
     }
 
+    /// A new database of this server, reached through another port.
+    pub(crate) async fn through(server: Arc<Server>, port: u16) -> Arc<Self> {
+        let database = server.database().await;
+        let url = Some(format!("postgres://postgres@127.0.0.1:{port}/{database}"));
+        Arc::new(Self { folder: folder(), url, _server: Some(server) })
+    }
+
     /// The database, if it is a Postgres.
     pub(crate) fn url(&self) -> Option<&str> {
         self.url.as_deref()
@@ -130,9 +137,10 @@ impl Answer {
 
     /// A header's value.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let line = self.head.lines().find(|line| {
-            line.split_once(':').is_some_and(|(n, _)| n.eq_ignore_ascii_case(name))
-        })?;
+        let line = self
+            .head
+            .lines()
+            .find(|line| line.split_once(':').is_some_and(|(n, _)| n.eq_ignore_ascii_case(name)))?;
         Some(line.split_once(':')?.1.trim())
     }
 }
@@ -319,7 +327,8 @@ impl Node {
 
     /// One HTTP request.
     pub(crate) async fn http(&self, method: &str, path: &str) -> Answer {
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
         let mut stream = TcpStream::connect(self.address()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -339,7 +348,8 @@ impl Node {
     /// A metric's value: `name` with its labels, as Prometheus writes it.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.http("GET", "/metrics").await.body;
-        let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
+        let line =
+            text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
         line.rsplit_once(' ')?.1.parse().ok()
     }
 
@@ -376,4 +386,3 @@ fn listen(
         log.lock().unwrap().push(line);
     }
 }
-

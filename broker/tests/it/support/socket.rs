@@ -273,10 +273,7 @@ pub(crate) fn is_event(frame: &Value) -> bool {
 /// What a client says once it keeps a push.
 pub(crate) fn client_ack(push: &Value) -> Value {
     let broker = &push["messageId"];
-    let client = if push["client_message_id"].is_string() {
-        &push["client_message_id"]
-    } else {
-        broker
-    };
+    let client =
+        if push["client_message_id"].is_string() { &push["client_message_id"] } else { broker };
     json!({"type": "client_ack", "clientMessageId": client, "brokerMessageId": broker})
 }
