@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use half_open::HalfOpen;
 pub use readiness::Readiness;
 pub use routes::routes;
+pub use socket::WRITE_TIMEOUT;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 

@@ -21,7 +21,8 @@ mod state;
 mod targets;
 
 pub use actor::Node;
-pub use delivery::{MESH_BYTES, WINDOW_BYTES, WINDOW_ENVELOPES};
-pub use limits::Limits;
+pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
+pub use limits::{Limits, REPLAY_MS};
+pub use roster::{CONTEST_MS, CONTEST_TIMES};
 pub use send::UNAVAILABLE;
 pub use state::Mesh;

@@ -355,6 +355,15 @@ pub struct Page {
     pub depth: usize,
 }
 
+/// Bounds of one page of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of body; the first row comes whatever its size.
+    pub bytes: usize,
+}
+
 /// Deliveries that may wait for one recipient in one lane. At 64 KiB each that is 640 MB of disk.
 pub const QUEUE_QUOTA: usize = 10_000;
 

@@ -15,7 +15,7 @@ use protocol::{MemberId, MeshId};
 
 use crate::model::{
     AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, QueueId, Seq, StoredMessage,
+    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
 };
 
 /// Why the store did not do as asked.
@@ -35,15 +35,6 @@ pub enum StoreError {
     /// A row makes no sense to us.
     #[error("the store holds an unreadable row: {0}")]
     Corrupt(String),
-}
-
-/// Bounds of one page of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageLimit {
-    /// Rows.
-    pub rows: usize,
-    /// Bytes of body; the first row comes whatever its size.
-    pub bytes: usize,
 }
 
 /// Held as long as a process runs meshes on a store it does not share; see [`Store::claim`].

@@ -72,8 +72,7 @@ pub(crate) async fn run(options: &Idle) -> Result<IdleReport, Error> {
 fn session(mesh: &Mesh, index: u32, within: usize) -> Result<Identity, Error> {
     let mut one = mesh.clone();
     one.members = vec![mesh.members[within % mesh.members.len()].clone()];
-    Identity::new(&one, index)
-        .map_err(|_| Error::Options("a member's secret_key is malformed"))
+    Identity::new(&one, index).map_err(|_| Error::Options("a member's secret_key is malformed"))
 }
 
 /// Takes note of sessions that ended; how many.

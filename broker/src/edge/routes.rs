@@ -20,8 +20,9 @@ use super::socket::Connection;
 
 /// Read buffer of a socket. The library's default of 128 KiB stays resident for each.
 const READ_BUFFER: usize = 4096;
-/// Bytes fed before they are written without waiting for a flush.
-const WRITE_BUFFER: usize = 16 * 1024;
+/// Bytes fed before they are written without waiting for a flush. What a burst makes of it stays
+/// resident, too.
+const WRITE_BUFFER: usize = 2048;
 
 /// Everything a node answers.
 pub fn routes(edge: Arc<Edge>) -> Router {

@@ -168,9 +168,9 @@ impl Session {
         [own, self.window.deadline()].into_iter().flatten().min()
     }
 
-    /// What is to be done, in order.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
-        self.out.drain(..)
+    /// What is to be done, in order. Leaves no room behind: an idle session is small.
+    pub fn drain(&mut self) -> std::vec::IntoIter<Action> {
+        std::mem::take(&mut self.out).into_iter()
     }
 
     // --- from the peer ---------------------------------------------------------------------

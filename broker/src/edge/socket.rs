@@ -27,7 +27,7 @@ use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed
 /// Items taken from the outbox, or frames read, before their consequences are written.
 const BATCH: usize = 64;
 /// A peer that takes nothing for so long is too slow.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a closed socket is still read from, so that the peer gets the close frame and not a
 /// reset (RFC 6455 §7.1.1).
 const LINGER: Duration = Duration::from_secs(2);
@@ -141,7 +141,9 @@ impl Connection {
                         return Ended::Slow;
                     }
                     let now = self.edge.clock.now();
-                    items.drain(..).for_each(|item| self.session.deliver(now, item));
+                    // Taken whole, so that an idle connection keeps no room for a burst.
+                    let taken = std::mem::take(&mut items);
+                    taken.into_iter().for_each(|item| self.session.deliver(now, item));
                 }
                 message = self.socket.next(), if self.session.wants_read() => {
                     self.read(message);
@@ -209,9 +211,8 @@ impl Connection {
     /// the socket turns out to be gone or is to be closed: what was read is executed, and the mesh
     /// hears of the end.
     async fn act(&mut self) -> Result<(), Ended> {
-        let mut actions: Vec<Action> = self.session.drain().collect();
         let (mut written, mut closing, mut ended) = (false, None, None);
-        for action in actions.drain(..) {
+        for action in self.session.drain() {
             match action {
                 Action::Open { conn, mesh } => {
                     self.place = None;
@@ -295,8 +296,7 @@ impl Connection {
 async fn finish(edge: &Edge, session: &mut Session, line: &Line) {
     let mut items = Vec::new();
     loop {
-        let actions: Vec<Action> = session.drain().collect();
-        for action in actions {
+        for action in session.drain() {
             if let Action::Up(numbered) = action
                 && line.mesh.input(Input::Command(numbered)).await.is_err()
             {

@@ -19,8 +19,9 @@ use protocol::{MemberId, MessageId};
 use super::io::{Ms, Question, Ticket};
 use super::queue::{Head, PAGE_BYTES, PAGE_ROWS, Queue};
 use super::roster::LeaseNo;
-use crate::model::{Confirm, Envelope, Lane, Page, QUEUE_QUOTA, QueueId, Recipient, Seq};
-use crate::store::PageLimit;
+use crate::model::{
+    Confirm, Envelope, Lane, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Seq,
+};
 
 /// Envelopes an outlet may have pushed without a confirmation.
 pub const WINDOW_ENVELOPES: usize = 256;
@@ -32,8 +33,9 @@ pub const MESH_BYTES: usize = 16 * 1024 * 1024;
 /// a word. Beyond it the oldest rest in the store until the next attach.
 const OVERDUE_ENVELOPES: usize = 64;
 /// When an unconfirmed envelope is first pushed again; doubles up to [`REPUSH_MOST_MS`].
-const REPUSH_MS: Ms = 30_000;
-const REPUSH_MOST_MS: Ms = 30 * 60_000;
+pub const REPUSH_MS: Ms = 30_000;
+/// See [`REPUSH_MS`].
+pub const REPUSH_MOST_MS: Ms = 30 * 60_000;
 /// How long a peer that may never ack is given to do so before it is probed.
 const PROBE_MS: Ms = 1_000;
 

@@ -8,10 +8,9 @@ use protocol::server::{Frame, Peer};
 use protocol::{Close, MemberId, PresenceId};
 
 use crate::model::{
-    AcceptKey, Accepted, Activation, Envelope, Epoch, Identity, MeshCommit, Outcome, Page, QueueId,
-    Seq, StoredMessage,
+    AcceptKey, Accepted, Activation, Envelope, Epoch, Identity, MeshCommit, Outcome, Page,
+    PageLimit, QueueId, Seq, StoredMessage,
 };
-use crate::store::PageLimit;
 
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
 pub type Ms = u64;

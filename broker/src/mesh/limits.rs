@@ -55,7 +55,7 @@ impl Buckets {
 }
 
 /// How long an accepted hello's signature is remembered: twice the clock skew allowed.
-const REPLAY_MS: Ms = 120_000;
+pub const REPLAY_MS: Ms = 120_000;
 
 /// Signatures of accepted hellos: the same one again, from another connection, is a replay.
 #[derive(Debug, Default)]

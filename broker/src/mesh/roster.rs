@@ -15,8 +15,9 @@ pub(crate) type LeaseNo = u32;
 
 /// A key replaced by live holders this often within [`CONTEST_MS`] belongs to two sessions that
 /// look alike (containers with the same host name and pid): they are kept apart.
-const CONTEST_TIMES: usize = 3;
-const CONTEST_MS: Ms = 30_000;
+pub const CONTEST_TIMES: usize = 3;
+/// See [`CONTEST_TIMES`].
+pub const CONTEST_MS: Ms = 30_000;
 
 /// What of a lease outlives its owner.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -24,10 +24,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use self::commit::Lane;
 use self::session::Reader;
-use super::{Claim, PageLimit, Retained, Store, StoreError};
+use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
     AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, QueueId, Seq, StoredMessage,
+    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
 };
 
 /// See the module.

@@ -26,10 +26,10 @@ use protocol::{MemberId, MeshId};
 use sqlx::SqlitePool;
 
 use self::error::{StoreResult, unavailable};
-use super::{Claim, PageLimit, Retained, Store, StoreError};
+use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
     AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, QueueId, Seq, StoredMessage,
+    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
 };
 
 /// How long a statement waits for another process that writes.

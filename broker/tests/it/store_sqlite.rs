@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use broker::model::{
-    Accept, AcceptKey, Confirm, Envelope, Epoch, Lane, MeshCommit, NewMesh, Outcome, QueueId,
-    Recipient, Sender, Unit, Write,
+    Accept, AcceptKey, Confirm, Envelope, Epoch, Lane, MeshCommit, NewMesh, Outcome, PageLimit,
+    QueueId, Recipient, Sender, Unit, Write,
 };
 use broker::store::committer::Committer;
 use broker::store::contract::{self, Backend};
 use broker::store::sqlite::Sqlite;
-use broker::store::{PageLimit, Store, StoreError};
+use broker::store::{Store, StoreError};
 use protocol::client::Priority;
 use protocol::{MemberId, MeshId, MessageId};
 use sqlx::{Connection, SqliteConnection};

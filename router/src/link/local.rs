@@ -86,7 +86,7 @@ impl<T> Outbox<T> {
         }));
         state.bytes -= freed;
         if state.items.is_empty() {
-            state.items.shrink_to(8); // an idle connection keeps no burst's memory
+            state.items = VecDeque::new(); // an idle connection keeps no room
         }
         Some(Taken::Items)
     }

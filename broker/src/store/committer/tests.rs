@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::model::{
     AcceptKey, Accepted, Activation, Duplicate, Epoch, Identity, LeaseRow, MeshRow, NewInvite,
-    NewMesh, Page, QueueId, Seq, StoredMessage, Unit, Write,
+    NewMesh, Page, PageLimit, QueueId, Seq, StoredMessage, Unit, Write,
 };
-use crate::store::{Claim, PageLimit, Retained};
+use crate::store::{Claim, Retained};
 
 type Commit = (usize, Vec<(MeshId, usize)>);
 

@@ -5,8 +5,7 @@ use protocol::client::Priority;
 
 use super::Backend;
 use super::scene::{ANY, NOTHING, Scene, accept, confirm, presence, seqs, session};
-use crate::model::{Confirm, Lane, QueueId, Recipient, StoredMessage, Write};
-use crate::store::PageLimit;
+use crate::model::{Confirm, Lane, PageLimit, QueueId, Recipient, StoredMessage, Write};
 
 /// Above `after`, at most `rows`, `more` when there are, `depth` of the whole queue.
 pub async fn a_page_is_in_order_and_keeps_to_its_rows(backend: &dyn Backend) {

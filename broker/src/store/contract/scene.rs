@@ -8,9 +8,9 @@ use protocol::{MemberId, MeshId, MessageId};
 use super::Backend;
 use crate::model::{
     Accept, AcceptKey, Activation, Confirm, Envelope, Epoch, Lane, LeaseRow, MeshCommit, NewMember,
-    NewMesh, Outcome, Page, QueueId, Recipient, Sender, Seq, Unit, Write,
+    NewMesh, Outcome, Page, PageLimit, QueueId, Recipient, Sender, Seq, Unit, Write,
 };
-use crate::store::{PageLimit, Store};
+use crate::store::Store;
 
 /// 2025-06-15, so that nothing depends on today.
 pub(super) const CREATED_AT: i64 = 1_750_000_000_000;

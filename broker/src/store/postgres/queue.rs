@@ -11,10 +11,10 @@ use super::error::{bounded, classify, stored, unstored};
 use super::session::READ_LIMIT;
 use super::{Postgres, read};
 use crate::model::{
-    AcceptKey, Accepted, Envelope, Page, QUEUE_QUOTA, QueueId, Recipient, Sender, Seq,
+    AcceptKey, Accepted, Envelope, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Sender, Seq,
     StoredMessage,
 };
-use crate::store::{PageLimit, StoreError};
+use crate::store::StoreError;
 
 pub(super) async fn page(
     store: &Postgres,

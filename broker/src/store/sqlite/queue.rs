@@ -10,10 +10,9 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use crate::model::{
-    AcceptKey, Accepted, Envelope, Page, QUEUE_QUOTA, QueueId, Recipient, Sender, Seq,
+    AcceptKey, Accepted, Envelope, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Sender, Seq,
     StoredMessage,
 };
-use crate::store::PageLimit;
 
 pub(super) async fn page(
     reader: &SqlitePool,

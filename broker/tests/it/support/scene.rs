@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use broker::model::{
     Accept, AcceptKey, Activation, Confirm, Envelope, Epoch, Lane, MeshCommit, NewMesh, Outcome,
-    QueueId, Recipient, Sender, Seq, Unit, Write,
+    PageLimit, QueueId, Recipient, Sender, Seq, Unit, Write,
 };
 use broker::store::postgres::Postgres;
-use broker::store::{PageLimit, Store, StoreError};
+use broker::store::{Store, StoreError};
 use protocol::client::Priority;
 use protocol::{MeshId, MessageId};
 use sqlx::{Connection, PgConnection};

@@ -1,0 +1,177 @@
+//! README tells the limits and the close codes that the code has. The settings' table has its test
+//! beside the settings.
+
+#![expect(
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test of texts; its numbers are small and positive"
+)]
+
+use std::fmt::Write;
+
+use broker::edge;
+use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
+use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
+use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, MESH_BYTES, REPLAY_MS};
+use broker::mesh::{REPUSH_MOST_MS, REPUSH_MS};
+use broker::model::{ENVELOPE_TTL_MS, QUEUE_QUOTA};
+use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
+use protocol::close::{self, Close};
+use protocol::limits::{GROUPS, ID_BYTES, NAME_BYTES, PATH_BYTES, TARGET_BYTES};
+use router::link;
+
+const README: &str = include_str!("../../README.md");
+
+fn between(name: &str) -> &'static str {
+    let (begin, end) = (format!("<!-- {name}:begin -->\n\n"), format!("<!-- {name}:end -->"));
+    let (_, rest) = README.split_once(&begin).expect("README has the marker");
+    rest.split_once(&end).expect("README has the marker").0
+}
+
+fn bytes(count: usize) -> String {
+    match count {
+        count if count.is_multiple_of(1024 * 1024) => format!("{} MiB", count / 1024 / 1024),
+        count if count.is_multiple_of(1024) => format!("{} KiB", count / 1024),
+        count => format!("{count} bytes"),
+    }
+}
+
+fn time(ms: u64) -> String {
+    match ms {
+        ms if ms.is_multiple_of(86_400_000) => match ms / 86_400_000 {
+            1 => "1 day".to_owned(),
+            days => format!("{days} days"),
+        },
+        ms if ms.is_multiple_of(60_000) => format!("{} min", ms / 60_000),
+        ms => format!("{} s", ms / 1000),
+    }
+}
+
+type Row = (&'static str, String, &'static str);
+
+fn of_a_hello() -> Vec<Row> {
+    vec![
+        ("An id or key chosen by a client", bytes(ID_BYTES), "`malformed`"),
+        ("A name: peer, host, group, channel, model", bytes(NAME_BYTES), "`malformed`"),
+        ("A target", bytes(TARGET_BYTES), "`malformed`"),
+        ("A directory", bytes(PATH_BYTES), "`malformed`"),
+        ("Groups in a hello", GROUPS.to_string(), "`malformed`"),
+        ("A hello's clock, either way", time(CLOCK_SKEW_MS.unsigned_abs()), "`timestamp_skew`"),
+        ("An attestation's life", time(ATTESTATION_MOST_MS as u64), "`ttl_too_long`"),
+        (
+            "A hello's signature, from another socket",
+            format!("once in {}", time(REPLAY_MS)),
+            "`replayed`",
+        ),
+    ]
+}
+
+fn of_a_connection() -> Vec<Row> {
+    vec![
+        (
+            "Verbs of a connection but `send` and `client_ack`",
+            format!("{VERBS_PER_SECOND} a second, {VERB_BURST} at once"),
+            "closed: `flood`",
+        ),
+        (
+            "Requests of a connection without an answer",
+            format!("{}, or {}", link::WINDOW_COMMANDS, bytes(link::WINDOW_BYTES)),
+            "the socket is not read until there is room",
+        ),
+        (
+            "The wait for an answer",
+            time(link::RESULT_TIMEOUT_MS),
+            "refused as `unavailable`: retry with the same id",
+        ),
+        (
+            "Pushes of a connection without a confirmation",
+            format!("{}, or {}", mesh::WINDOW_ENVELOPES, bytes(mesh::WINDOW_BYTES)),
+            "the rest waits in the queue",
+        ),
+        (
+            "A push without a confirmation",
+            format!("{}, doubling to {}", time(REPUSH_MS), time(REPUSH_MOST_MS)),
+            "pushed again; at once when the peer returns",
+        ),
+    ]
+}
+
+fn of_a_queue() -> Vec<Row> {
+    vec![
+        (
+            "Messages waiting for one recipient",
+            format!("{QUEUE_QUOTA} in each lane"),
+            "refused as `queue_full`; in a broadcast, left out",
+        ),
+        (
+            "A message without a confirmation",
+            time(ENVELOPE_TTL_MS.unsigned_abs()),
+            "removed, and its id with it",
+        ),
+    ]
+}
+
+fn of_a_node() -> Vec<Row> {
+    vec![
+        (
+            "Bytes waiting for one socket",
+            "2 × `MAX_FRAME_BYTES`".to_owned(),
+            "closed: `slow_consumer`",
+        ),
+        (
+            "A peer that takes nothing",
+            time(edge::WRITE_TIMEOUT.as_millis() as u64),
+            "closed: `slow_consumer`",
+        ),
+        (
+            "A peer that answers no ping",
+            format!("{}, pinged every {}", time(STALE_MS), time(PING_MS)),
+            "the socket is dropped, the grace begins",
+        ),
+        (
+            "Takeovers of one presence",
+            format!("{CONTEST_TIMES} in {}", time(CONTEST_MS)),
+            "the two are kept apart as two presences",
+        ),
+        ("Messages of one mesh in memory", bytes(MESH_BYTES), "read back from the store when due"),
+        (
+            "One commit of a node",
+            format!("{MAX_BATCH_UNITS} writes, or {}", bytes(MAX_BATCH_BYTES)),
+            "the rest goes with the next",
+        ),
+    ]
+}
+
+fn limits() -> String {
+    let rows = [of_a_hello(), of_a_connection(), of_a_queue(), of_a_node()].concat();
+    let mut text = "| Of what | How much | Beyond it |\n|---|---|---|\n".to_owned();
+    for (what, how_much, beyond) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| {what} | {how_much} | {beyond} |");
+    }
+    text
+}
+
+/// When this fails, paste what it prints between the markers.
+#[test]
+fn readme_tells_the_limits() {
+    assert!(between("limits") == limits(), "README should say:\n{}", limits());
+}
+
+#[test]
+fn readme_tells_the_close_codes() {
+    let table = between("closes");
+    for Close { code, reason } in [
+        close::SESSION_REPLACED,
+        close::SHUTTING_DOWN,
+        close::HELLO_TIMEOUT,
+        close::FLOOD,
+        close::FRAME_TOO_LARGE,
+        close::SLOW_CONSUMER,
+        close::UNAVAILABLE,
+        close::BANNED,
+    ] {
+        assert!(table.contains(&format!("| {code} | `{reason}` |")), "{code} {reason}");
+    }
+}
