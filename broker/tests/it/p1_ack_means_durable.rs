@@ -2,11 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
 
 use crate::support::node::{Ground, Kind, Node, on_each_store};
 use crate::support::peer::{Hello, TestPeer, envelope};
 use crate::support::postgres::Server;
+use crate::support::proxy::ChaosProxy;
 use crate::support::socket::Habit;
+use crate::support::until;
 
 on_each_store!(
     what_was_acked_survives_the_death_of_the_broker,
@@ -83,6 +89,47 @@ async fn what_was_acked_survives_the_death_of_postgres() {
     }
     assert_eq!(acked.len(), 500);
     receives_all(&mut ben, acked).await;
+}
+
+/// Nobody knows what becomes of a send whose commit has no answer: it is refused in words that ask
+/// for another try, in time for clients that wait ten seconds; and nobody is sent away.
+#[tokio::test]
+async fn sends_are_refused_while_postgres_does_not_answer() {
+    let server = Server::shared();
+    let proxy = ChaosProxy::start(server.port()).await;
+    let ground = Ground::through(server, proxy.port()).await;
+    let node = Node::start_on(ground, &[]).await;
+    let mesh = node.mesh("red", &["ana", "ben"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let mut ben = TestPeer::session(&node, &mesh, "ben").await;
+    let first = ana.send(&ben, "before").await.acknowledged();
+    proxy.pause();
+    let start = Instant::now();
+    ana.post(&envelope(&ben, "during")).await;
+    ben.round_trip().await;
+    assert!(ana.ack_of("during").await.refused().starts_with("unavailable"));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    // Whatever cannot be answered is refused by name, and nobody is sent away.
+    let answer = ana.ask(json!({"type": "list_peers"})).await;
+    assert!(answer["type"] == "peers_list" || answer["code"] == "unavailable", "{answer}");
+    assert_eq!(node.http("GET", "/health").await.status, 200);
+    until("the node is not ready", async || node.http("GET", "/health/ready").await.status == 503)
+        .await;
+    proxy.resume();
+    let mut ack = ana.send(&ben, "during").await;
+    while ack.0["queued"] == false {
+        assert!(ack.refused().starts_with("unavailable"), "{ack:?}");
+        ack = ana.send(&ben, "during").await;
+    }
+    let second = ack.acknowledged();
+    assert_eq!(ana.send(&ben, "before").await.acknowledged(), first);
+    assert_eq!(ana.send(&ben, "during").await.acknowledged(), second);
+    assert_eq!((ben.next().await, ben.next().await), ("before".into(), "during".into()));
+    until("the node is ready", async || node.http("GET", "/health/ready").await.status == 200)
+        .await;
+    assert_eq!(ben.texts().await, [""; 0]);
+    assert_eq!(ana.peers().await.len(), 2);
 }
 
 async fn receives_all(ben: &mut TestPeer, mut missing: BTreeSet<String>) {

@@ -22,7 +22,7 @@ async fn a_stalled_reader_costs_little_and_catches_up(kind: Kind) {
     let mesh = node.mesh("red", &["ana", "ben", "carl", "dora"]).await;
     let mut ana = TestPeer::session(&node, &mesh, "ana").await;
     let mut ben = TestPeer::session(&node, &mesh, "ben").await;
-    let mut carl = TestPeer::session(&node, &mesh, "carl").await;
+    let carl = TestPeer::session(&node, &mesh, "carl").await;
     let mut dora = TestPeer::session(&node, &mesh, "dora").await;
     ben.become_one_that(Habit::Stalls);
     let before = node.rss_kb();
@@ -33,7 +33,9 @@ async fn a_stalled_reader_costs_little_and_catches_up(kind: Kind) {
     let end = Instant::now() + STALL;
     while Instant::now() < end {
         tick.tick().await;
-        ana.send(&ben, &format!("{sent}:{body}")).await.acknowledged();
+        let mut send = envelope(&ben, &sent.to_string());
+        send["ciphertext"] = json!(body);
+        ana.send_frame(&send).await.acknowledged();
         sent += 1;
         let start = Instant::now();
         carl.post(&envelope(&dora, &format!("c{sent}"))).await;
@@ -61,8 +63,7 @@ async fn a_stalled_reader_costs_little_and_catches_up(kind: Kind) {
                 continue;
             }
         };
-        let text = push["ciphertext"].as_str().unwrap();
-        let number: usize = text.split(':').next().unwrap().parse().unwrap();
+        let number: usize = push["client_message_id"].as_str().unwrap().parse().unwrap();
         assert!(number <= next, "{number} came before {next}");
         next = next.max(number + 1);
     }

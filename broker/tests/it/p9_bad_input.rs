@@ -280,8 +280,8 @@ async fn each_wrong_session_hello_is_refused(kind: Kind) {
         refuse(
             "a text for an attestation",
             with(json!({"parentAttestation": "yes"})),
-            "attestation_mismatch",
-            mismatch,
+            "malformed",
+            "hello rejected: ",
         ),
     ] {
         is_refused(&node, refusal, 1008).await;

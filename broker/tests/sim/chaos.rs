@@ -94,6 +94,10 @@ impl World {
         if self.rng.one_in(150) {
             self.fire(Fault::HostileFrame);
             let frame = self.rng.pick(&HOSTILE).replace("ID", &format!("h-{}", self.fresh()));
+            // Whoever acks, however badly, is not one that never does.
+            if frame.contains("client_ack") && !self.clients[index].acks() {
+                return;
+            }
             self.up(socket, Up::Text(frame));
         }
         if self.clients[index].acks() && self.rng.one_in(60) {

@@ -75,6 +75,13 @@ impl Ground {
         Arc::new(Self { folder: folder(), url, _server: Some(server) })
     }
 
+    /// A new database of this server, reached through another port.
+    pub(crate) async fn through(server: Arc<Server>, port: u16) -> Arc<Self> {
+        let database = server.database().await;
+        let url = Some(format!("postgres://postgres@127.0.0.1:{port}/{database}"));
+        Arc::new(Self { folder: folder(), url, _server: Some(server) })
+    }
+
     /// The database, if it is a Postgres.
     pub(crate) fn url(&self) -> Option<&str> {
         self.url.as_deref()
