@@ -269,17 +269,21 @@ impl Delivery {
     /// What a peer's ack confirms. An envelope that is not in memory is confirmed unseen, by id, if
     /// the store may have it.
     pub(crate) fn acked(&mut self, no: LeaseNo, ack: &ClientAck, tail: Seq) -> Vec<Confirm> {
-        // Even one that confirms nothing: a slow ack may come after the pong.
-        if let Some(outlet) = self.outlets.get_mut(&no) {
+        let confirms = match (&ack.broker_message_id, &ack.client_message_id) {
+            (Some(id), _) => self.confirm_by_id(no, id, tail),
+            (None, Some(id)) => self.confirm_by_client_id(no, id),
+            (None, None) => Vec::new(),
+        };
+        // One that confirms nothing may be slow, and come after the pong; nonsense is no ack.
+        let position = ack.broker_message_id.as_deref().and_then(MessageId::position);
+        if (!confirms.is_empty() || position.is_some_and(|seq| (1..=tail).contains(&seq)))
+            && let Some(outlet) = self.outlets.get_mut(&no)
+        {
             outlet.acks = true;
             outlet.by_pong = false;
             outlet.probe = None;
         }
-        match (&ack.broker_message_id, &ack.client_message_id) {
-            (Some(id), _) => self.confirm_by_id(no, id, tail),
-            (None, Some(id)) => self.confirm_by_client_id(no, id),
-            (None, None) => Vec::new(),
-        }
+        confirms
     }
 
     fn confirm_by_client_id(&mut self, no: LeaseNo, id: &str) -> Vec<Confirm> {

@@ -224,7 +224,22 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
     scene.greet(2, "ben");
-    let ack = ClientAck { client_message_id: None, broker_message_id: Some("unknown".to_owned()) };
+    scene.send(1, "ben");
+    scene.commit();
+    let pushed = scene.take(|effect| match effect {
+        Effect::Push { envelope, .. } => Some(envelope.id.to_string()),
+        _ => None,
+    });
+    scene.now += 2_000;
+    scene.input(Input::Tick);
+    let probes = scene.take(|effect| match effect {
+        Effect::Probe { conn, nonce } => Some(Input::Pong { conn: *conn, nonce: *nonce }),
+        _ => None,
+    });
+    probes.into_iter().for_each(|pong| scene.input(pong));
+    scene.commit();
+    // Too late to confirm anything, and yet an ack.
+    let ack = ClientAck { client_message_id: None, broker_message_id: pushed.into_iter().next() };
     scene.command(2, Command::ClientAck(ack));
     scene.command(2, Command::Detach);
     scene.commit();
