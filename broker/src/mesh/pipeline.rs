@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use protocol::server::HelloAck;
+use router::link::{WINDOW_BYTES, WINDOW_COMMANDS};
 
 use super::io::ConnId;
 use super::roster::LeaseNo;
@@ -17,8 +18,10 @@ const COMMIT_UNITS: usize = 512;
 /// Bytes of envelopes of one commit. One unit always fits.
 const COMMIT_BYTES: usize = 1024 * 1024;
 
-/// What may wait for the store: sixteen commits. Beyond it, sends are refused and acks of what is
-/// not in memory forgotten; joins and departures are bounded by the leases.
+/// What may wait for the store: sixteen commits, and for each connection the mesh may have a window
+/// of sends and as many confirmations. Edges give a send up after a while and send more: beyond
+/// this, sends are refused and acks of what is not in memory forgotten. Joins and departures are
+/// bounded by the leases.
 const WAITING_UNITS: usize = 16 * COMMIT_UNITS;
 const WAITING_BYTES: usize = 16 * COMMIT_BYTES;
 
@@ -64,8 +67,9 @@ impl Pipeline {
     }
 
     /// The store does not keep up.
-    pub(crate) fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING_UNITS || self.bytes >= WAITING_BYTES
+    pub(crate) fn is_full(&self, connections: usize) -> bool {
+        self.waiting.len() >= WAITING_UNITS + 2 * WINDOW_COMMANDS * connections
+            || self.bytes >= WAITING_BYTES + WINDOW_BYTES * connections
     }
 
     pub(crate) fn is_empty(&self) -> bool {

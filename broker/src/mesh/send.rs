@@ -62,7 +62,7 @@ impl Mesh {
             return;
         }
         let Some(no) = self.roster.of_conn(conn) else { return };
-        if self.pipeline.is_full() {
+        if self.pipeline.is_full(self.limits.capacity) {
             return self.refuse_unavailable(conn, number, send.id.clone());
         }
         let key = accept_key(send, conn, number);

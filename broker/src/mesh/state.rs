@@ -384,7 +384,7 @@ impl Mesh {
             Command::Send(send) => self.send(now, conn, number, send, command),
             Command::ClientAck(ack) => {
                 if let Some(no) = self.roster.of_conn(conn)
-                    && !self.pipeline.is_full()
+                    && !self.pipeline.is_full(self.limits.capacity)
                 {
                     let confirms = self.delivery.acked(no, ack, self.tail);
                     self.settle(confirms);
