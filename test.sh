@@ -91,6 +91,9 @@ has cc || need_cc
 postgres_is_here || brew_postgres
 postgres_is_here || need_postgres
 
+# Many tests wait for a grace or a stalled reader rather than work.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"
+
 # Without --no-fail-fast one red crate would hide the others. --show-output, since the simulator
 # prints which faults it met, and how soon the planted ones were caught.
 case " $* " in

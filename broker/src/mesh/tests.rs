@@ -236,7 +236,9 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
         Effect::Probe { conn, nonce } => Some(Input::Pong { conn: *conn, nonce: *nonce }),
         _ => None,
     });
-    probes.into_iter().for_each(|pong| scene.input(pong));
+    for pong in probes {
+        scene.input(pong);
+    }
     scene.commit();
     // Too late to confirm anything, and yet an ack.
     let ack = ClientAck { client_message_id: None, broker_message_id: pushed.into_iter().next() };

@@ -100,8 +100,8 @@ async fn a_process_whose_claim_is_taken_ends() {
         .await;
         sqlx::query(sqlx::AssertSqlSafe(end)).execute(&mut conn).await.unwrap();
     };
-    let (taken, ()) = tokio::join!(take.execute(&mut taker), end);
-    taken.unwrap();
+    let (done, ()) = tokio::join!(take.execute(&mut taker), end);
+    done.unwrap();
     assert_eq!(ana.close_frame().await, (1001, "shutting down".into()));
     assert_eq!(node.ended().await, Some(1));
 }

@@ -26,35 +26,35 @@ async fn a_stalled_reader_costs_little_and_catches_up(kind: Kind) {
     let mut dora = TestPeer::session(&node, &mesh, "dora").await;
     ben.become_one_that(Habit::Stalls);
     let before = node.rss_kb();
-    let (mut most, mut sent, mut latencies) = (before, 0, Vec::new());
+    let (mut most, mut count, mut latencies) = (before, 0, Vec::new());
     let body = "x".repeat(8 * 1024);
     let mut tick = interval(Duration::from_millis(20));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let end = Instant::now() + STALL;
     while Instant::now() < end {
         tick.tick().await;
-        let mut send = envelope(&ben, &sent.to_string());
+        let mut send = envelope(&ben, &count.to_string());
         send["ciphertext"] = json!(body);
         ana.send_frame(&send).await.acknowledged();
-        sent += 1;
+        count += 1;
         let start = Instant::now();
-        carl.post(&envelope(&dora, &format!("c{sent}"))).await;
-        assert_eq!(dora.next().await, format!("c{sent}"));
+        carl.post(&envelope(&dora, &format!("c{count}"))).await;
+        assert_eq!(dora.next().await, format!("c{count}"));
         latencies.push(start.elapsed());
-        if sent % 100 == 0 {
+        if count % 100 == 0 {
             most = most.max(node.rss_kb());
         }
     }
     latencies.sort();
     let p99 = latencies[latencies.len() * 99 / 100];
     println!(
-        "{kind:?}: {sent} messages of 8 KiB for a reader stalled {STALL:?}: RSS {before} KiB, at \
+        "{kind:?}: {count} messages of 8 KiB for a reader stalled {STALL:?}: RSS {before} KiB, at \
          most {most} KiB; the other pair's p99 {p99:?}"
     );
     assert!(most < before + GROWTH_KB, "RSS grew from {before} to {most} KiB");
     ben.become_one_that(Habit::Acks);
     let mut next = 0;
-    while next < sent {
+    while next < count {
         let push = match ben.take_or_end("a push", is_envelope).await {
             Ok(push) => push,
             Err(ended) => {

@@ -78,6 +78,7 @@ struct Refusal {
     message: &'static str,
 }
 
+#[expect(clippy::too_many_lines, reason = "a table reads best whole")]
 async fn each_wrong_hello_is_refused(kind: Kind) {
     let node = Node::start(kind, &[]).await;
     let mesh = node.mesh("red", &["ana"]).await;
@@ -159,6 +160,7 @@ async fn each_wrong_hello_is_refused(kind: Kind) {
         .await;
 }
 
+#[expect(clippy::too_many_lines, reason = "a table reads best whole")]
 async fn each_wrong_session_hello_is_refused(kind: Kind) {
     let node = Node::start(kind, &[]).await;
     let mesh = node.mesh("red", &["ana", "ben"]).await;
@@ -478,7 +480,9 @@ fn some_frames() -> impl Strategy<Value = Vec<Message>> {
     let fields = proptest::collection::vec((name, value), 0..8);
     let object = (verb, fields).prop_map(|(verb, fields)| {
         let mut frame = json!({"type": verb});
-        fields.into_iter().for_each(|(name, value)| frame[name] = value);
+        for (name, value) in fields {
+            frame[name] = value;
+        }
         Message::text(frame.to_string())
     });
     let bytes = proptest::collection::vec(any::<u8>(), 0..200);

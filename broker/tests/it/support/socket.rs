@@ -127,7 +127,7 @@ impl Socket {
                     return Err(ended);
                 }
                 Ok(None) => return Err(None),
-                Err(_) => panic!("in vain: {what}; heard {}", self.heard()),
+                Err(late) => panic!("in vain ({late}): {what}; heard {}", self.heard()),
             }
         }
     }
@@ -151,7 +151,9 @@ impl Socket {
                     return ended;
                 }
                 Ok(None) => return None,
-                Err(_) => panic!("in vain: the end of the socket; heard {}", self.heard()),
+                Err(late) => {
+                    panic!("in vain ({late}): the end of the socket; heard {}", self.heard())
+                }
             }
         }
     }
