@@ -5,13 +5,13 @@ mod list;
 mod show;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
 use protocol::signature::Keypair;
 
 use super::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
 use super::{Failure, argument};
+use crate::clock::wall_ms;
 use crate::config::Config;
 use crate::model::MeshRow;
 use crate::store::Store;
@@ -65,7 +65,7 @@ async fn invite(
         uses: matches.get_one("uses").copied().unwrap_or(DEFAULT_USES),
         seconds: matches.get_one("expires").copied().unwrap_or(DEFAULT_SECONDS),
     };
-    Ok(issue(store.as_ref(), &signer, &terms, now_ms()).await? + "\n")
+    Ok(issue(store.as_ref(), &signer, &terms, wall_ms()).await? + "\n")
 }
 
 /// The mesh with this id, or else the only one with this slug: databases of the reference may hold
@@ -85,10 +85,4 @@ async fn find(store: &dyn Store, wanted: &str) -> Result<MeshRow, Failure> {
             "there is no mesh {wanted}; `mesh list` shows those there are"
         ))),
     }
-}
-
-/// Milliseconds since the Unix epoch.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

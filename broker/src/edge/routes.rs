@@ -90,8 +90,9 @@ async fn ready(State(edge): State<Arc<Edge>>) -> Response {
 }
 
 async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
-    edge.metrics.set_half_open(edge.half_open.count() as u64);
-    edge.metrics.set_connections_active(edge.tasks.len() as u64);
+    let half_open = edge.half_open.count();
+    edge.metrics.set_half_open(half_open as u64);
+    edge.metrics.set_connections_active(edge.tasks.len().saturating_sub(half_open) as u64);
     let text = edge.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
+use crate::clock::wall_ms;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
@@ -78,7 +78,7 @@ where
             }
         }
         context.extend(own.0);
-        let line = line(now_ms(), *event.metadata().level(), context);
+        let line = line(wall_ms(), *event.metadata().level(), context);
         // One write, so that lines of several threads do not mix. Nobody to tell if it fails.
         let _ = (self.out)().write_all(line.as_bytes());
     }
@@ -103,11 +103,6 @@ fn line(now_ms: i64, level: tracing::Level, mut context: Map<String, Value>) -> 
     }
     line.push_str("}\n");
     line
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[derive(Default)]

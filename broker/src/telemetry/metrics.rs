@@ -97,7 +97,7 @@ impl Metrics {
         exposition::render(&self.0.registry, &self.0.silent)
     }
 
-    /// A socket was accepted.
+    /// A hello was accepted.
     pub fn connection_opened(&self) {
         self.0.connections.add(1, &[]);
     }
@@ -237,7 +237,7 @@ impl Builder {
 
     fn instruments(mut self) -> Instruments {
         Instruments {
-            connections: self.counter("broker_connections_total", "Sockets accepted"),
+            connections: self.counter("broker_connections_total", "Hellos accepted"),
             connections_active: self
                 .gauge("broker_connections_active", "Sockets with an accepted hello"),
             half_open: self.gauge("broker_half_open", "Sockets without a hello"),

@@ -4,8 +4,8 @@ use clap::ArgMatches;
 use protocol::MeshId;
 use protocol::signature::Keypair;
 
-use super::now_ms;
 use super::show::{Created, CreatedMember};
+use crate::clock::wall_ms;
 use crate::cli::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
 use crate::cli::{Failure, argument, keys};
 use crate::config::Config;
@@ -22,7 +22,7 @@ pub(super) async fn run(
 ) -> Result<String, Failure> {
     let slug: String = argument(matches, "slug")?;
     let name = matches.get_one::<String>("name").unwrap_or(&slug).clone();
-    let now = now_ms();
+    let now = wall_ms();
     let owner = keys::keypair()?;
     let members = members(&member_names(matches))?;
     let mesh = NewMesh {
