@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{IsTerminal, Write};
 
-use serde_json::{Map, Value};
 use crate::clock::wall_ms;
+use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};

@@ -5,9 +5,9 @@ use protocol::MeshId;
 use protocol::signature::Keypair;
 
 use super::show::{Created, CreatedMember};
-use crate::clock::wall_ms;
 use crate::cli::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
 use crate::cli::{Failure, argument, keys};
+use crate::clock::wall_ms;
 use crate::config::Config;
 use crate::model::{NewMember, NewMesh};
 use crate::store::{Store, StoreError};

@@ -236,7 +236,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Where a program of Postgres lies: the newest installation, unless one is on the path.
+/// Where a program of Postgres lies: Debian's newest, else pg_config's, else the path's.
 fn program(name: &str) -> PathBuf {
     let told = Command::new("pg_config").arg("--bindir").output();
     let told = told
@@ -250,7 +250,10 @@ fn program(name: &str) -> PathBuf {
         .map(|version| version.path().join("bin").join(name))
         .collect();
     found.sort();
-    found.into_iter().rev().chain(told).find(|path| path.exists()).expect("Postgres is installed")
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join(name)).collect();
+    let places = found.into_iter().rev().chain(told).chain(path);
+    places.into_iter().find(|path| path.exists()).expect("Postgres is installed")
 }
 
 /// Whom to run as, if we are root, which Postgres refuses to be.
