@@ -241,9 +241,11 @@ fn random() -> Result<u64, Failure> {
 fn greet(config: &Config, address: SocketAddr) {
     let store = open::describe(config);
     if std::io::stderr().is_terminal() {
+        let program = std::env::args().next().unwrap_or_else(|| "claudemesh-broker".to_owned());
         eprintln!(
-            "\n  claudemesh broker on ws://{address}/ws\n  {store}\n\n  \
-             Make a mesh:  claudemesh-broker mesh create demo --members 2\n"
+            "\n  claudemesh broker on {}\n  {store}\n\n  \
+             Make a mesh:  {program} mesh create demo --members 2\n",
+            config.broker_ws_url
         );
     } else {
         tracing::info!(addr = %address, store = %store, "listening");

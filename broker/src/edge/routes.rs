@@ -19,10 +19,10 @@ use super::Edge;
 use super::socket::Connection;
 
 /// Read buffer of a socket. The library's default of 128 KiB stays resident for each.
-const READ_BUFFER: usize = 4096;
+const READ_BUFFER: usize = 2048;
 /// Bytes fed before they are written without waiting for a flush. What a burst makes of it stays
 /// resident, too.
-const WRITE_BUFFER: usize = 2048;
+const WRITE_BUFFER: usize = 1024;
 
 /// Everything a node answers.
 pub fn routes(edge: Arc<Edge>) -> Router {

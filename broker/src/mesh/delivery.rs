@@ -31,7 +31,7 @@ pub const WINDOW_ENVELOPES: usize = 256;
 /// Their bytes. One envelope always fits.
 pub const WINDOW_BYTES: usize = 1024 * 1024;
 /// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due. Where
-/// it is exceeded, each connection may still have [`TIGHT_BYTES`] or one envelope, so that all move.
+/// it is exceeded, each connection may still have `TIGHT_BYTES` or one envelope, so that all move.
 pub const MESH_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes read back at once while the mesh has no room.
 const TIGHT_BYTES: usize = PAGE_BYTES / 16;
