@@ -190,12 +190,12 @@ impl Running {
         };
         tracing::info!(superseded, "stopping");
         self.edge.readiness.set_draining();
-        stop_accepting.cancel();
         let spread = if superseded { Duration::ZERO } else { self.spread(config.drain) };
         self.drain.send_replace(Some(spread));
         self.sockets.close();
         let mut patient =
             lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;
+        stop_accepting.cancel();
         server.abort();
         self.chores.cancel();
         self.stop_meshes.cancel();

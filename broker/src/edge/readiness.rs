@@ -24,6 +24,11 @@ impl Readiness {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the node is going away.
+    pub fn draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
     /// Whether the store took the last write.
     pub fn store_up(&self) -> bool {
         self.0.store_up.load(Ordering::Relaxed)
@@ -31,7 +36,7 @@ impl Readiness {
 
     /// Why the node is not ready, if it is not.
     pub fn reason(&self) -> Option<&'static str> {
-        if self.0.draining.load(Ordering::Relaxed) {
+        if self.draining() {
             return Some("draining");
         }
         (!self.store_up()).then_some("db_down")

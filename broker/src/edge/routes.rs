@@ -43,6 +43,9 @@ async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let Ok(upgrade) = upgrade else { return not_found().await };
+    if edge.readiness.draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "this node is going away").into_response();
+    }
     let number = edge.sockets.fetch_add(1, Ordering::Relaxed);
     let Some(place) = edge.half_open.enter(peer.ip(), number) else {
         let text = "too many sockets without hello from this address";

@@ -339,12 +339,6 @@ impl Node {
         Answer { status, head: head.to_owned(), body: body.to_owned() }
     }
 
-    /// The same from a node that may no longer listen.
-    pub(crate) async fn try_http(&self, method: &str, path: &str) -> Option<Answer> {
-        TcpStream::connect(self.address()).await.ok()?;
-        Some(self.http(method, path).await)
-    }
-
     /// A metric's value: `name` with its labels, as Prometheus writes it.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.http("GET", "/metrics").await.body;
