@@ -14,8 +14,10 @@ use async_trait::async_trait;
 use protocol::{MemberId, MeshId};
 
 use crate::model::{
-    AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
+    AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
+    HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
+    Topic, User,
 };
 
 /// Why the store did not do as asked.
@@ -83,7 +85,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes a batch: each mesh all or nothing, in one transaction. `BadData` means that nothing
     /// of the whole batch was written; `Unavailable` that nobody knows. Never answers
-    /// [`Outcome::Poisoned`]: isolating bad units is [`committer`]'s.
+    /// [`Outcome::Stopped`]: isolating bad units is [`committer`]'s.
     async fn commit(&self, lane: usize, batch: &[MeshCommit]) -> Result<Vec<Outcome>, StoreError>;
 
     /// The next stretch of a queue above `after`.
@@ -107,9 +109,53 @@ pub trait Store: Send + Sync + 'static {
     async fn identify(
         &self,
         mesh: &MeshId,
-        pubkey: &str,
-        session_key: Option<&str>,
+        claim: &Claimed,
     ) -> Result<Option<Identity>, StoreError>;
+
+    /// What members let others do: of those that restrict anybody.
+    async fn grants(&self, mesh: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError>;
+
+    /// The living topic of this id, else of this name.
+    async fn topic(&self, mesh: &MeshId, spec: &str) -> Result<Option<Topic>, StoreError>;
+
+    /// Who asks, whether `command` was executed before, and whom it is about.
+    async fn moderation(
+        &self,
+        mesh: &MeshId,
+        caller: &MemberId,
+        command: &str,
+        target: Option<&Target>,
+    ) -> Result<Moderation, StoreError>;
+
+    /// Removed members, the last one first; at most 1,000.
+    async fn bans(&self, mesh: &MeshId) -> Result<Vec<Ban>, StoreError>;
+
+    /// Entries of the audit chain, newest first, and how many there are of them in all.
+    async fn audit(
+        &self,
+        mesh: &MeshId,
+        query: &AuditQuery,
+    ) -> Result<(Vec<AuditEntry>, u64), StoreError>;
+
+    /// The next entries of the chain above row `after`, oldest first, at most `rows`.
+    async fn audit_from(
+        &self,
+        mesh: &MeshId,
+        after: i64,
+        rows: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Presences of all meshes, online or in grace, that a hook may be about; at most 64.
+    async fn hook_presences(&self, target: &HookTarget) -> Result<Vec<HookPresence>, StoreError>;
+
+    /// Keeps a hook's status for a presence that may come; older ones nobody came for go.
+    async fn keep_pending(&self, pending: &NewPending) -> Result<(), StoreError>;
+
+    /// Makes somebody a member by invite, in one transaction, checks in their order.
+    async fn join(&self, joining: &Joining) -> Result<Joined, StoreError>;
+
+    /// Users of the web application that shares the database, at most 50; none without one.
+    async fn users(&self) -> Result<Vec<User>, StoreError>;
 
     /// At most two messages whose id begins with `prefix` (8 to 32 base62 characters).
     async fn messages(&self, mesh: &MeshId, prefix: &str)

@@ -3,10 +3,14 @@
 //! [`parse`] checks shape and bounds and nothing else; what a value means is the broker's to say.
 //! A refusal ([`Malformed`]) carries what the answer needs: the verb and the ids to echo.
 
+mod request;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::Value;
+
+pub use request::{PeerProfile, Request, Selection, Stats, Status, VERBS, Verb};
 
 use crate::limits;
 
@@ -21,13 +25,8 @@ pub enum Frame {
     Send(Send),
     /// An envelope was taken in by the application.
     ClientAck(ClientAck),
-    /// Who is in the mesh?
-    ListPeers {
-        /// Echoed in the reply.
-        req_id: Option<String>,
-    },
-    /// What became of a message?
-    MessageStatus(MessageStatus),
+    /// Anything else a peer may ask or tell.
+    Request(Request),
     /// A verb this broker does not know.
     Other {
         /// The frame's `type`.
@@ -204,6 +203,12 @@ pub struct Send {
     /// `queue` keeps a direct message for a recipient who is away.
     #[serde(default)]
     pub offline: Option<String>,
+    /// To a topic: who is to be notified. Absent: whom the text names.
+    #[serde(default)]
+    pub mentions: Option<Vec<String>>,
+    /// To a topic: how the body is sealed; 1 is plain text in base64.
+    #[serde(default)]
+    pub body_version: Option<i32>,
 }
 
 /// `client_ack` (protocol-core §4.7).
@@ -216,17 +221,6 @@ pub struct ClientAck {
     /// The broker's id of it.
     #[serde(default)]
     pub broker_message_id: Option<String>,
-}
-
-/// `message_status` (protocol-core §4.8).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MessageStatus {
-    /// An id or the beginning of one.
-    pub message_id: String,
-    /// Echoed in the reply.
-    #[serde(default, rename = "_reqId")]
-    pub req_id: Option<String>,
 }
 
 /// What every frame may carry, read first and leniently.
@@ -247,9 +241,9 @@ struct Echo {
     req_id: Value,
 }
 
-/// What the verbs without other fields carry.
+/// What a frame of an unknown verb may carry.
 #[derive(Deserialize)]
-struct Request {
+struct Unknown {
     #[serde(default, rename = "_reqId")]
     req_id: Option<String>,
 }
@@ -281,9 +275,8 @@ fn read(text: &str) -> Result<Frame, String> {
         "session_hello" => Frame::SessionHello(typed(text)?),
         "send" => Frame::Send(typed(text)?),
         "client_ack" => Frame::ClientAck(typed(text)?),
-        "message_status" => Frame::MessageStatus(typed(text)?),
-        "list_peers" => Frame::ListPeers { req_id: typed::<Request>(text)?.req_id },
-        _ => Frame::Other { req_id: typed::<Request>(text)?.req_id, verb: verb.into_owned() },
+        known if VERBS.contains(&known) => Frame::Request(typed(text)?),
+        _ => Frame::Other { req_id: typed::<Unknown>(text)?.req_id, verb: verb.into_owned() },
     })
 }
 
@@ -294,7 +287,7 @@ fn typed<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
 fn refuse(text: &str, reason: String) -> Malformed {
     let echo: Echo = serde_json::from_str(text).unwrap_or_default();
     let word = |value: Value| match value {
-        Value::String(text) if check("id", &text, limits::ID_BYTES).is_ok() => Some(text),
+        Value::String(text) if check("id", &text, limits::ECHO_BYTES).is_ok() => Some(text),
         _ => None,
     };
     Malformed { verb: word(echo.verb), id: word(echo.id), req_id: word(echo.req_id), reason }
@@ -326,16 +319,16 @@ fn bounded(frame: Frame) -> Result<Frame, String> {
             maybe("request_fingerprint", send.request_fingerprint.as_ref(), limits::ID_BYTES)?;
             maybe("replyToId", send.reply_to_id.as_ref(), limits::ID_BYTES)?;
             maybe("offline", send.offline.as_ref(), limits::ID_BYTES)?;
+            list("mentions", send.mentions.as_deref(), limits::MENTIONS)?;
         }
         Frame::ClientAck(ack) => {
             maybe("clientMessageId", ack.client_message_id.as_ref(), limits::ID_BYTES)?;
             maybe("brokerMessageId", ack.broker_message_id.as_ref(), limits::ID_BYTES)?;
         }
-        Frame::MessageStatus(ask) => {
-            check("messageId", &ask.message_id, limits::ID_BYTES)?;
-            maybe("_reqId", ask.req_id.as_ref(), limits::ID_BYTES)?;
+        Frame::Request(request) => {
+            maybe("_reqId", request.req_id.as_ref(), limits::ID_BYTES)?;
+            request.verb.check()?;
         }
-        Frame::ListPeers { req_id } => maybe("_reqId", req_id.as_ref(), limits::ID_BYTES)?,
         Frame::Other { verb, req_id } => {
             check("type", verb, limits::NAME_BYTES)?;
             maybe("_reqId", req_id.as_ref(), limits::ID_BYTES)?;
@@ -360,11 +353,20 @@ fn check_profile(profile: &Profile) -> Result<(), String> {
     if groups.len() > limits::GROUPS {
         return Err(format!("groups: at most {} are allowed", limits::GROUPS));
     }
-    for group in groups {
-        check("group name", &group.name, limits::NAME_BYTES)?;
-        maybe("group role", group.role.as_ref(), limits::NAME_BYTES)?;
+    groups.iter().try_for_each(check_group)
+}
+
+fn check_group(group: &Group) -> Result<(), String> {
+    check("group name", &group.name, limits::NAME_BYTES)?;
+    maybe("group role", group.role.as_ref(), limits::NAME_BYTES)
+}
+
+fn list(name: &str, values: Option<&[String]>, most: usize) -> Result<(), String> {
+    let values = values.unwrap_or_default();
+    if values.len() > most {
+        return Err(format!("{name}: at most {most} are allowed"));
     }
-    Ok(())
+    values.iter().try_for_each(|value| check(name, value, limits::NAME_BYTES))
 }
 
 fn maybe(name: &str, value: Option<&String>, max: usize) -> Result<(), String> {

@@ -23,6 +23,14 @@ pub const FRAME_TOO_LARGE: Close = Close { code: 1009, reason: "frame_too_large"
 pub const SLOW_CONSUMER: Close = Close { code: 1013, reason: "slow_consumer" };
 /// The broker cannot answer a hello now; try again.
 pub const UNAVAILABLE: Close = Close { code: 1013, reason: "unavailable" };
+/// A moderator ended the connection; it may come back.
+pub const DISCONNECTED: Close = Close { code: 1000, reason: "disconnected" };
+/// The same, for not having been heard of.
+pub const DISCONNECTED_STALE: Close = Close { code: 1000, reason: "disconnected_stale" };
+/// A moderator ended the session; it stays out for a while.
+pub const KICKED: Close = Close { code: 4001, reason: "kicked" };
+/// The same, for not having been heard of.
+pub const KICKED_STALE: Close = Close { code: 4001, reason: "kicked_stale" };
 /// The member has been removed from the mesh.
 pub const BANNED: Close = Close { code: 4002, reason: "banned" };
 

@@ -7,7 +7,15 @@ pub const ID_BYTES: usize = 128;
 pub const NAME_BYTES: usize = 256;
 /// `cwd`: Linux's `PATH_MAX`.
 pub const PATH_BYTES: usize = 4096;
+/// `summary`, `avatar`, `bio`.
+pub const TEXT_BYTES: usize = 4096;
 /// `targetSpec`: `@` or `#` and a name.
 pub const TARGET_BYTES: usize = NAME_BYTES + 1;
-/// Groups one hello may carry.
+/// Groups one peer may be in.
 pub const GROUPS: usize = 64;
+/// `capabilities` one peer may tell.
+pub const CAPABILITIES: usize = 64;
+/// `mentions` one message may carry.
+pub const MENTIONS: usize = 32;
+/// The longest `id` or `_reqId` of a frame too broken to be read that its refusal still echoes.
+pub const ECHO_BYTES: usize = 1024;

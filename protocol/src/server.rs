@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::client::{Group, Priority};
+use crate::client::{Group, PeerProfile, Priority, Stats, Status};
 
 /// A reply or a notice; envelopes travel as [`Push`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +27,58 @@ pub enum Frame {
     },
     /// What became of a message.
     MessageStatusResult(MessageStatusResult),
+    /// Whose sessions were ended for good.
+    KickAck(Ended),
+    /// Whose connections were ended.
+    DisconnectAck(Ended),
+    /// A member was removed.
+    BanAck {
+        /// Its name.
+        banned: String,
+        /// Of the request.
+        #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+        req_id: Option<String>,
+    },
+    /// A member was let in again.
+    UnbanAck {
+        /// Its name.
+        unbanned: String,
+        /// Of the request.
+        #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+        req_id: Option<String>,
+    },
+    /// Who has been removed.
+    ListBansResult {
+        /// The last one first.
+        bans: Vec<Ban>,
+        /// Of the request.
+        #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+        req_id: Option<String>,
+    },
+    /// What has happened.
+    AuditResult {
+        /// Newest first.
+        entries: Vec<AuditEntry>,
+        /// How many there are in all.
+        total: u64,
+        /// Of the request.
+        #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+        req_id: Option<String>,
+    },
+    /// Whether the audit chain is whole.
+    #[serde(rename_all = "camelCase")]
+    AuditVerifyResult {
+        /// It is.
+        valid: bool,
+        /// Entries read.
+        entries: u64,
+        /// The row where it is not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        broken_at: Option<i64>,
+        /// Of the request.
+        #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+        req_id: Option<String>,
+    },
 }
 
 impl Frame {
@@ -51,8 +103,30 @@ pub struct HelloAck {
     /// What members may change of themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_policy: Option<MeshPolicy>,
+    /// What the member's connection before left.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
     /// Running services in scope.
     pub services: Vec<serde_json::Value>,
+}
+
+/// Part of [`HelloAck`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    /// Always true.
+    pub restored: bool,
+    /// What it was doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_summary: Option<String>,
+    /// When it was last here, ISO 8601.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<String>,
+    /// The groups it is in again, if the hello named none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored_groups: Option<Vec<Group>>,
+    /// What it counted: `messagesIn`, `messagesOut`, `toolCalls`, `errors`.
+    pub restored_stats: serde_json::Value,
 }
 
 /// Part of [`HelloAck`].
@@ -109,6 +183,9 @@ pub struct Ack {
     /// Recipients left out because their queues are full.
     #[serde(skip_serializing_if = "is_zero")]
     pub skipped: usize,
+    /// Of the request, where that is no `send`.
+    #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+    pub req_id: Option<String>,
 }
 
 impl Ack {
@@ -121,7 +198,13 @@ impl Ack {
             error: Some(error.into()),
             held: false,
             skipped: 0,
+            req_id: None,
         }
+    }
+
+    /// What `set_visible` and `set_profile` are answered (protocol-core §4.3).
+    pub fn done(req_id: Option<String>) -> Self {
+        Self { error: None, req_id: req_id.clone(), ..Self::refused(req_id, "") }
     }
 }
 
@@ -187,6 +270,9 @@ pub struct Push<'a> {
     /// `reminder` from the scheduler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subtype: Option<&'a str>,
+    /// The name of the topic it was sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<&'a str>,
     /// The sender's own id of the message.
     #[serde(rename = "client_message_id", skip_serializing_if = "Option::is_none")]
     pub client_message_id: Option<&'a str>,
@@ -215,8 +301,8 @@ pub struct Peer {
     pub member_pubkey: String,
     /// The name in effect.
     pub display_name: String,
-    /// `idle`, `working` or `dnd`.
-    pub status: &'static str,
+    /// Whether it may be disturbed.
+    pub status: Status,
     /// What the session says it is doing.
     pub summary: Option<String>,
     /// Its groups.
@@ -241,8 +327,59 @@ pub struct Peer {
     /// Language model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// What it counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Stats>,
     /// Whether broadcasts reach it.
     pub visible: bool,
+    /// What it tells of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<PeerProfile>,
+}
+
+/// `kick_ack` and `disconnect_ack` (protocol-core §6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    /// The names of those it was.
+    pub kicked: Vec<String>,
+    /// The same.
+    pub affected: Vec<String>,
+    /// Those a kick leaves alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped_control_plane: Vec<String>,
+    /// Of the request.
+    #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
+    pub req_id: Option<String>,
+}
+
+/// Part of `list_bans_result`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ban {
+    /// The member's name.
+    pub name: String,
+    /// Its key.
+    pub pubkey: String,
+    /// ISO 8601.
+    pub revoked_at: String,
+}
+
+/// Part of `audit_result` (protocol-core §7).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEntry {
+    /// Its place in the chain.
+    pub id: i64,
+    /// What happened.
+    pub event_type: String,
+    /// Who did it: a name, else a member id, else `system`.
+    pub actor: String,
+    /// Metadata.
+    pub payload: serde_json::Value,
+    /// Covers the entry before, too.
+    pub hash: String,
+    /// ISO 8601.
+    pub created_at: String,
 }
 
 /// `message_status_result` (protocol-core §4.8).

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use protocol::client::{ClientAck, MessageStatus, Profile, Send};
+use protocol::client::{ClientAck, Profile, Request, Send, Status, Verb};
 use protocol::server::{Frame, Peer};
 use protocol::{Close, MemberId, PresenceId};
 
 use crate::model::{
-    AcceptKey, Accepted, Activation, Envelope, Epoch, Identity, MeshCommit, Outcome, Page,
-    PageLimit, QueueId, Seq, StoredMessage,
+    AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
+    Identity, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
+    Target, Topic,
 };
 
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
@@ -65,18 +66,16 @@ pub enum Command {
     /// A hello whose signatures the edge has checked.
     Attach(Box<Attach>),
     /// The socket has closed. Behind everything that was read from it.
-    Detach,
+    Detach {
+        /// The peer said goodbye (a close frame), or just went.
+        clean: bool,
+    },
     /// See [`Send`].
     Send(Send),
     /// See [`ClientAck`].
     ClientAck(ClientAck),
-    /// Who is in the mesh?
-    ListPeers {
-        /// Echoed in the reply.
-        req_id: Option<String>,
-    },
-    /// See [`MessageStatus`].
-    MessageStatus(MessageStatus),
+    /// See [`Request`].
+    Request(Request),
 }
 
 /// What makes a command safe to execute again under a new owner.
@@ -93,11 +92,26 @@ impl Command {
     pub fn class(&self) -> Class {
         match self {
             // A second attach of a connection is a reattach to its own presence.
-            Self::Attach(_) | Self::Detach => Class::Idempotent,
+            Self::Attach(_) | Self::Detach { .. } | Self::ClientAck(_) => Class::Idempotent,
             Self::Send(_) => Class::Deduplicated,
-            Self::ClientAck(_) | Self::ListPeers { .. } | Self::MessageStatus(_) => {
-                Class::Idempotent
-            }
+            Self::Request(request) => match request.verb {
+                Verb::Disconnect(_) | Verb::Kick(_) | Verb::Ban { .. } | Verb::Unban { .. } => {
+                    Class::Deduplicated
+                }
+                // These say how it is to be, or ask.
+                Verb::ListPeers
+                | Verb::MessageStatus { .. }
+                | Verb::SetStatus { .. }
+                | Verb::SetSummary { .. }
+                | Verb::SetVisible { .. }
+                | Verb::SetProfile(_)
+                | Verb::SetStats { .. }
+                | Verb::JoinGroup(_)
+                | Verb::LeaveGroup { .. }
+                | Verb::ListBans
+                | Verb::AuditQuery { .. }
+                | Verb::AuditVerify => Class::Idempotent,
+            },
         }
     }
 
@@ -106,7 +120,13 @@ impl Command {
         match self {
             Self::Send(send) => send.ciphertext.len() + send.nonce.len() + 256,
             Self::Attach(_) => 2048,
-            _ => 128,
+            Self::Request(request) => match &request.verb {
+                Verb::SetSummary { summary } => summary.len() + 128,
+                // Within the bounds of `protocol::limits`.
+                Verb::SetProfile(_) => 16 * 1024,
+                _ => 512,
+            },
+            Self::Detach { .. } | Self::ClientAck(_) => 128,
         }
     }
 }
@@ -189,8 +209,17 @@ pub enum Input {
         /// The probe's.
         nonce: u64,
     },
+    /// A connection has shown that its peer lives.
+    Alive(ConnId),
     /// A connection is gone without a word.
     Lost(ConnId),
+    /// A hook told a session's status.
+    Hook {
+        /// Whose.
+        presence: PresenceId,
+        /// Which.
+        status: Status,
+    },
     /// The mesh is this node's, or does not exist.
     Activated {
         /// What the store says.
@@ -216,12 +245,29 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Question {
     /// Who is behind these keys?
-    Identity {
-        /// The member's key.
-        pubkey: Arc<str>,
-        /// The session's.
-        session: Option<Arc<str>>,
+    Identity(Claim),
+    /// Who lets whom do what?
+    Grants,
+    /// Which topic is this?
+    Topic {
+        /// An id or a name.
+        spec: String,
     },
+    /// May the caller do this, did it already, and to whom?
+    Moderation {
+        /// Who asks.
+        caller: MemberId,
+        /// The command: its connection and number.
+        command: String,
+        /// Whom it is about, where that is a member.
+        target: Option<Target>,
+    },
+    /// Who has been removed?
+    Bans,
+    /// Which entries of the audit chain?
+    Audit(AuditQuery),
+    /// Is the audit chain whole?
+    VerifyAudit,
     /// Was this accepted before?
     Accepted {
         /// The sender.
@@ -250,6 +296,23 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Identity`].
     Identity(Option<Box<Identity>>),
+    /// To [`Question::Grants`].
+    Grants(Vec<(MemberId, Grants)>),
+    /// To [`Question::Topic`].
+    Topic(Option<Topic>),
+    /// To [`Question::Moderation`].
+    Moderation(Box<Moderation>),
+    /// To [`Question::Bans`].
+    Bans(Vec<Ban>),
+    /// To [`Question::Audit`]: the entries, and how many there are in all.
+    Audit(Vec<AuditEntry>, u64),
+    /// To [`Question::VerifyAudit`].
+    AuditVerified {
+        /// Entries read.
+        entries: u64,
+        /// The row where the chain breaks, if it does.
+        broken_at: Option<i64>,
+    },
     /// To [`Question::Accepted`].
     Accepted(Option<Accepted>),
     /// To [`Question::Messages`].
@@ -350,8 +413,12 @@ pub enum Count {
     SendRejected(&'static str),
     /// An envelope was pushed.
     Routed(protocol::client::Priority),
-    /// An envelope was left out or dropped.
-    Dropped(&'static str),
+    /// Envelopes were left out or dropped.
+    Dropped(&'static str, u64),
+    /// A recipient's grants kept an envelope from it.
+    Denied(crate::model::Capability),
+    /// A `working` status nobody ended was ended.
+    StatusExpired,
 }
 
 /// From the owner to one connection.

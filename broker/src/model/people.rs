@@ -1,0 +1,156 @@
+//! Who is in a mesh, and what they may do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use protocol::MemberId;
+use protocol::client::Group;
+use serde_json::Value;
+
+use super::{Pending, Place, SavedState, Sender};
+
+/// Who a hello claims to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The member's key.
+    pub pubkey: Arc<str>,
+    /// The session's.
+    pub session: Option<Arc<str>>,
+    /// Where the session runs. Nothing for a look at who somebody is.
+    pub place: Option<Place>,
+}
+
+/// Who a hello claims to be, read fresh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// The mesh's name, else its slug, else its id.
+    pub mesh_name: String,
+    /// Whether the mesh has been archived.
+    pub archived: bool,
+    /// `self_editable`, as stored.
+    pub self_editable: Option<serde_json::Value>,
+    /// The member with the key: an unrevoked row before a revoked one.
+    pub member: Option<Member>,
+    /// The member that has proven the session key asked about.
+    pub key_member: Option<MemberId>,
+    /// What the member's connection before left.
+    pub saved: Option<SavedState>,
+    /// What a hook said of this session in the last [`PENDING_MS`](super::PENDING_MS).
+    pub pending: Option<Pending>,
+}
+
+/// A member row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// The member.
+    pub id: MemberId,
+    /// Its key as stored.
+    pub pubkey: Arc<str>,
+    /// Its name.
+    pub display_name: String,
+    /// `admin` or `member`.
+    pub role: String,
+    /// Its role tag.
+    pub role_tag: Option<String>,
+    /// Groups to be in when a hello names none.
+    pub default_groups: Vec<Group>,
+    /// `push`, unless changed.
+    pub message_mode: String,
+    /// Removed from the mesh.
+    pub revoked: bool,
+    /// Whether this is who owns the mesh: by its user, or by the owner's key.
+    pub owner: bool,
+    /// What it lets others do.
+    pub grants: Grants,
+}
+
+impl Member {
+    /// Whether it may kick and ban.
+    pub fn may_moderate(&self) -> bool {
+        self.owner || self.role == "admin"
+    }
+}
+
+/// What a sender wants of a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    /// To write to it alone.
+    Dm,
+    /// To write to many, it among them.
+    Broadcast,
+}
+
+impl Capability {
+    /// The word on the wire and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dm => "dm",
+            Self::Broadcast => "broadcast",
+        }
+    }
+}
+
+/// What a member lets others do, by their key. Whoever is not named may do all that is asked here;
+/// whoever is named may do what is listed (protocol-core §4.4).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants(HashMap<String, Vec<String>>);
+
+impl Grants {
+    /// Reads `peer_grants` as stored: an object of lists. What is no list says nothing.
+    pub fn from_json(stored: &Value) -> Self {
+        let fields = stored.as_object().into_iter().flatten();
+        let lists = fields.filter_map(|(key, list)| Some((key, list.as_array()?)));
+        let words = |list: &Vec<Value>| {
+            list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        };
+        Self(lists.map(|(key, list)| (key.to_lowercase(), words(list))).collect())
+    }
+
+    /// Whether `sender` may: what its member key is granted counts first, then its session key.
+    pub fn allow(&self, sender: &Sender, wanted: Capability) -> bool {
+        let entry = |key: &str| self.0.get(key);
+        let listed = entry(&sender.member_pubkey)
+            .or_else(|| entry(sender.session_pubkey.as_deref().unwrap_or_default()));
+        listed.is_none_or(|list| list.iter().any(|word| word == wanted.as_str()))
+    }
+
+    /// Whether nobody is named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What the moderation of a mesh needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moderation {
+    /// Who asks, if it is a member.
+    pub caller: Option<Member>,
+    /// What this very command was answered before, if it was executed.
+    pub done: Option<String>,
+    /// Members that answer to the target: those with that key, else those with that name, else
+    /// those whose key begins with it. At most [`MATCHES`].
+    pub matching: Vec<Member>,
+}
+
+/// Members looked up for one target: more than one is ambiguous already.
+pub const MATCHES: usize = 8;
+
+/// Whom a moderation verb is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// A name or a key; for a member that is not revoked, the beginning of a key will do.
+    pub text: String,
+    /// Among the removed members, or among the others.
+    pub revoked: bool,
+}
+
+/// A removed member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ban {
+    /// Its name.
+    pub name: String,
+    /// Its key.
+    pub pubkey: String,
+    /// Milliseconds since the Unix epoch.
+    pub revoked_at: i64,
+}
