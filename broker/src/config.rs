@@ -61,6 +61,16 @@ pub struct Config {
     pub half_open_per_address: usize,
     /// What becomes of a direct message to somebody who is not here.
     pub offline_direct: OfflineDirect,
+    /// How long a `working` status holds that nobody repeats.
+    pub status_ttl: Duration,
+    /// How long a hook's status counts as fresh.
+    pub hook_fresh: Duration,
+    /// Hook requests per minute and address.
+    pub hook_rate_per_minute: u32,
+    /// What hooks must show, if anything.
+    pub hook_token: Option<Secret>,
+    /// How long a kicked session stays out.
+    pub kick_cooldown: Duration,
     /// How long a lost session keeps its presence.
     pub lease_grace: Duration,
     /// Over how long a stopping node spreads the closing of its sockets.
@@ -135,6 +145,11 @@ impl Config {
             send_burst: 0,
             hello_timeout: Duration::ZERO,
             half_open_per_address: 0,
+            status_ttl: Duration::ZERO,
+            hook_fresh: Duration::ZERO,
+            hook_rate_per_minute: 0,
+            hook_token: None,
+            kick_cooldown: Duration::ZERO,
             offline_direct: OfflineDirect::Reject,
             lease_grace: Duration::ZERO,
             drain: Duration::ZERO,
