@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, wall_ms};
 use crate::config::{Config, OfflineDirect};
-use crate::edge::{self, Edge, HalfOpen, Readiness};
+use crate::edge::{self, Edge, HalfOpen, PerAddress, Readiness};
 use crate::lifecycle::{self, Signals};
 use crate::mesh::handle::Directory;
-use crate::mesh::{Limits, Node, WINDOW_BYTES};
+use crate::mesh::{Limits, Node, StatusLimits, WINDOW_BYTES};
 use crate::model::ENVELOPE_TTL_MS;
 use crate::store::committer::{Committer, Observe, Round};
 use crate::store::{Store, open};
@@ -41,6 +41,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes waiting for one peer, or twice the largest frame: a peer that stalls costs at most this
 /// much. Holds a window of envelopes, the replies to a window of commands, and events beside.
 const OUTBOX_BYTES: usize = 4 * WINDOW_BYTES;
+
+/// Attempts to join by invite that an address may make: far more than people click.
+const JOINS_PER_MINUTE: u32 = 60;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -135,9 +138,14 @@ impl Running {
             tasks: sockets.clone(),
             clock,
             metrics,
-            hello_timeout_ms: u64::try_from(config.hello_timeout.as_millis()).unwrap_or(u64::MAX),
+            hello_timeout_ms: millis(config.hello_timeout),
             max_frame_bytes: config.max_frame_bytes,
             outbox_bytes: OUTBOX_BYTES.max(2 * config.max_frame_bytes),
+            max_body_bytes: config.max_message_bytes,
+            address_header: config.client_address_header.clone(),
+            hooks: PerAddress::new(config.hook_rate_per_minute),
+            hook_token: config.hook_token.clone(),
+            joins: PerAddress::new(JOINS_PER_MINUTE),
             git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
         });
         Ok(Self {
@@ -222,13 +230,22 @@ impl Running {
 
 fn limits(config: &Config) -> Limits {
     Limits {
-        grace_ms: u64::try_from(config.lease_grace.as_millis()).unwrap_or(u64::MAX),
+        grace_ms: millis(config.lease_grace),
         capacity: config.max_connections_per_mesh,
         message_units: config.max_message_bytes,
         send_rate: config.send_rate_per_minute,
         send_burst: config.send_burst,
         offline_queue: config.offline_direct == OfflineDirect::Queue,
+        status: StatusLimits {
+            hook_fresh_ms: millis(config.hook_fresh),
+            working_ms: millis(config.status_ttl),
+        },
+        kick_cooldown_ms: millis(config.kick_cooldown),
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn random() -> Result<u64, Failure> {

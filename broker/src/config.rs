@@ -22,6 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderName;
+
 pub use mistake::{Mistake, Mistakes};
 pub use reading::{Purpose, Reading, Source, Value};
 pub use readme::markdown;
@@ -59,8 +61,20 @@ pub struct Config {
     pub hello_timeout: Duration,
     /// Sockets without a hello that one address may hold.
     pub half_open_per_address: usize,
+    /// The header in which a proxy names the client's address.
+    pub client_address_header: Option<HeaderName>,
     /// What becomes of a direct message to somebody who is not here.
     pub offline_direct: OfflineDirect,
+    /// How long a `working` status holds that nobody repeats.
+    pub status_ttl: Duration,
+    /// How long a hook's status counts as fresh.
+    pub hook_fresh: Duration,
+    /// Hook requests per minute and address.
+    pub hook_rate_per_minute: u32,
+    /// What hooks must show, if anything.
+    pub hook_token: Option<Secret>,
+    /// How long a kicked session stays out.
+    pub kick_cooldown: Duration,
     /// How long a lost session keeps its presence.
     pub lease_grace: Duration,
     /// Over how long a stopping node spreads the closing of its sockets.
@@ -135,6 +149,12 @@ impl Config {
             send_burst: 0,
             hello_timeout: Duration::ZERO,
             half_open_per_address: 0,
+            status_ttl: Duration::ZERO,
+            hook_fresh: Duration::ZERO,
+            hook_rate_per_minute: 0,
+            hook_token: None,
+            kick_cooldown: Duration::ZERO,
+            client_address_header: None,
             offline_direct: OfflineDirect::Reject,
             lease_grace: Duration::ZERO,
             drain: Duration::ZERO,

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use protocol::client::{self, Malformed};
+use protocol::client::{self, Malformed, Request};
 use protocol::server::{self, Ack, Frame};
 use protocol::{Close, MeshId, close};
 use router::link::Window;
@@ -41,7 +41,7 @@ pub enum Action {
     },
     /// Pass this to the owner.
     Up(Numbered),
-    /// A probe came back.
+    /// The peer answered a ping; 0 is the keep-alive's.
     Pong(ConnId, u64),
     /// Write a frame.
     Write(Frame),
@@ -208,8 +208,7 @@ impl Session {
                     self.push(now, Command::ClientAck(ack));
                 }
             }
-            client::Frame::ListPeers { req_id } => self.push(now, Command::ListPeers { req_id }),
-            client::Frame::MessageStatus(ask) => self.push(now, Command::MessageStatus(ask)),
+            client::Frame::Request(request) => self.push(now, Command::Request(request)),
             client::Frame::Other { verb, req_id: Some(req_id) } => {
                 let text = format!("this broker does not support {verb}");
                 self.error("not_implemented", &text, None, Some(req_id));
@@ -221,19 +220,19 @@ impl Session {
     /// The peer answered a ping.
     pub fn pong(&mut self, now: Now, nonce: u64) {
         self.last_pong = now.mono;
-        if nonce != 0 && matches!(self.phase, Phase::Attached) {
+        if matches!(self.phase, Phase::Attached) {
             self.out.push(Action::Pong(self.conn, nonce));
         }
     }
 
-    /// The peer has closed the socket, or it broke.
-    pub fn closed(&mut self, now: Now) {
+    /// The peer has closed the socket (`clean`: with a close frame), or it broke.
+    pub fn closed(&mut self, now: Now, clean: bool) {
         match self.phase {
             Phase::Closing | Phase::Done => {}
             Phase::Greeting { .. } => self.phase = Phase::Done,
             _ => {
                 self.phase = Phase::Closing;
-                self.push(now, Command::Detach);
+                self.push(now, Command::Detach { clean });
             }
         }
     }
@@ -242,7 +241,7 @@ impl Session {
     pub fn close(&mut self, now: Now, close: Close) {
         if !self.is_closed() {
             self.out.push(Action::Close(close));
-            self.closed(now);
+            self.closed(now, false);
         }
     }
 
@@ -253,7 +252,7 @@ impl Session {
         };
         if matches!(self.phase, Phase::Attached) {
             self.phase = Phase::Switching(mesh, attach);
-            self.push(now, Command::Detach);
+            self.push(now, Command::Detach { clean: false });
         } else {
             self.take_up(now, mesh, attach);
         }
@@ -428,7 +427,7 @@ impl Session {
             }
             if now.mono.saturating_sub(self.last_pong) > STALE_MS {
                 self.out.push(Action::Terminate);
-                return self.closed(now);
+                return self.closed(now, false);
             }
             self.ping_at = now.mono + PING_MS;
             self.out.push(Action::Ping(0));
@@ -450,9 +449,8 @@ impl Session {
                 self.error("unavailable", "the broker cannot answer a hello now", None, None);
                 return self.close(now, close::UNAVAILABLE);
             }
-            Command::Detach | Command::ClientAck(_) => return,
-            Command::ListPeers { req_id } => req_id,
-            Command::MessageStatus(ask) => &ask.req_id,
+            Command::Detach { .. } | Command::ClientAck(_) => return,
+            Command::Request(request) => &request.req_id,
         };
         if req_id.is_some() && !self.is_closed() {
             self.error("unavailable", "the broker cannot answer now", None, req_id.clone());
@@ -463,10 +461,8 @@ impl Session {
 fn echo(frame: &client::Frame) -> (Option<String>, Option<String>) {
     match frame {
         client::Frame::Send(send) => (send.id.clone(), None),
-        client::Frame::ListPeers { req_id } | client::Frame::Other { req_id, .. } => {
-            (None, req_id.clone())
-        }
-        client::Frame::MessageStatus(ask) => (None, ask.req_id.clone()),
+        client::Frame::Request(Request { req_id, .. })
+        | client::Frame::Other { req_id, .. } => (None, req_id.clone()),
         _ => (None, None),
     }
 }

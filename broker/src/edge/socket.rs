@@ -94,7 +94,7 @@ impl Connection {
             Ended::Closed => self.linger().await,
             Ended::Slow => {
                 self.edge.metrics.socket_closed(SocketClosed::SlowConsumer);
-                self.session.closed(self.edge.clock.now());
+                self.session.closed(self.edge.clock.now(), false);
                 let _ = timeout(LINGER, self.say_goodbye(close::SLOW_CONSUMER)).await;
             }
             Ended::Left => {
@@ -104,7 +104,7 @@ impl Connection {
             }
             Ended::Lost => {
                 self.edge.metrics.socket_closed(SocketClosed::Lost);
-                self.session.closed(self.edge.clock.now());
+                self.session.closed(self.edge.clock.now(), false);
             }
         }
         // What was read before the end is still being executed.
@@ -200,12 +200,12 @@ impl Connection {
             Some(Ok(Message::Ping(_))) => {}
             Some(Ok(Message::Close(_))) => {
                 self.left = true;
-                self.session.closed(now);
+                self.session.closed(now, true);
             }
             Some(Err(error)) if is_too_large(&error) => {
                 self.session.close(now, close::FRAME_TOO_LARGE);
             }
-            None | Some(Err(_)) => self.session.closed(now),
+            None | Some(Err(_)) => self.session.closed(now, false),
         }
     }
 
@@ -221,6 +221,7 @@ impl Connection {
                     self.open(conn, &mesh).await;
                 }
                 Action::Up(numbered) => self.input(Input::Command(numbered)).await,
+                Action::Pong(conn, 0) => self.input(Input::Alive(conn)).await,
                 Action::Pong(conn, nonce) => self.input(Input::Pong { conn, nonce }).await,
                 Action::Shut(_) => self.line = None,
                 Action::CountRejected(label) => {

@@ -22,6 +22,7 @@ pub fn push(mesh: &MeshId, envelope: &Envelope, hide_member: bool) -> String {
         sender_name: &sender.name,
         reply_to_id: envelope.reply_to.as_deref(),
         subtype: envelope.subtype.as_deref(),
+        topic: envelope.topic.as_deref(),
         client_message_id: envelope.key.client_id(),
         request_fingerprint: envelope.fingerprint.as_deref(),
     }

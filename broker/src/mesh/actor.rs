@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::audit::Verifier;
 use super::handle::{Meshes, Message, lock};
 use super::io::{Answer, ConnId, Count, Effect, Held, Input, Ms, Question, Ticket, ToEdge};
 use super::{Limits, Mesh};
@@ -26,7 +27,7 @@ use crate::model::{Epoch, MeshCommit};
 use crate::store::committer::Committer;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::{ConnectionRejected, MessageDropped, MessageRejected};
+use crate::telemetry::labels::{ConnectionRejected, GrantCap, MessageDropped, MessageRejected};
 
 /// Messages taken in before their effects are worked out: what arrives together commits together.
 const BATCH: usize = 256;
@@ -34,6 +35,8 @@ const BATCH: usize = 256;
 const IDLE: Duration = Duration::from_secs(30);
 /// Pause before a failed read is answered, so that a store that fails at once is not asked at once.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// Entries of the audit chain read at once when it is verified.
+const AUDIT_PAGE: u32 = 500;
 /// A beat serves all meshes of the node: one that is so young need not be repeated.
 const BEAT_YOUNG_MS: Ms = 900;
 
@@ -262,11 +265,17 @@ impl Actor {
                 metrics.message_rejected(reason.unwrap_or(MessageRejected::ParseOrHandler));
             }
             Count::Routed(priority) => metrics.messages_routed(priority, 1),
-            Count::Dropped(reason) => {
+            Count::Dropped(reason, count) => {
                 if let Some(reason) = MessageDropped::named(reason) {
-                    metrics.messages_dropped(reason, 1);
+                    metrics.messages_dropped(reason, count);
                 }
             }
+            Count::Denied(capability) => {
+                if let Some(cap) = GrantCap::named(capability.as_str()) {
+                    metrics.message_dropped_by_grant(cap);
+                }
+            }
+            Count::StatusExpired => metrics.ttl_sweep(1),
         }
     }
 
@@ -346,10 +355,21 @@ async fn answer(
     question: Question,
 ) -> Result<Answer, StoreError> {
     Ok(match question {
-        Question::Identity { pubkey, session } => {
-            let identity = store.identify(mesh, &pubkey, session.as_deref()).await?;
-            Answer::Identity(identity.map(Box::new))
+        Question::Identity(claim) => {
+            Answer::Identity(store.identify(mesh, &claim).await?.map(Box::new))
         }
+        Question::Grants => Answer::Grants(store.grants(mesh).await?),
+        Question::Topic { spec } => Answer::Topic(store.topic(mesh, &spec).await?),
+        Question::Moderation { caller, command, target } => {
+            let known = store.moderation(mesh, &caller, &command, target.as_ref()).await?;
+            Answer::Moderation(Box::new(known))
+        }
+        Question::Bans => Answer::Bans(store.bans(mesh).await?),
+        Question::Audit(query) => {
+            let (entries, total) = store.audit(mesh, &query).await?;
+            Answer::Audit(entries, total)
+        }
+        Question::VerifyAudit => verify_audit(store, mesh).await?,
         Question::Accepted { member, key } => {
             Answer::Accepted(store.accepted(mesh, &member, &key).await?)
         }
@@ -358,4 +378,25 @@ async fn answer(
             Answer::Page(store.page(mesh, &queue, after, limit).await?)
         }
     })
+}
+
+/// Walks the chain a page at a time: it may be far longer than memory.
+async fn verify_audit(store: &dyn Store, mesh: &MeshId) -> Result<Answer, StoreError> {
+    let mut verifier = Verifier::new();
+    let mut after = i64::MIN;
+    loop {
+        let page = store.audit_from(mesh, after, AUDIT_PAGE).await?;
+        let broken = page.iter().find(|entry| !verifier.follows(mesh, entry));
+        if let Some(entry) = broken {
+            let (entries, broken_at) = (verifier.entries, Some(entry.id));
+            return Ok(Answer::AuditVerified { entries, broken_at });
+        }
+        match page.last() {
+            Some(last) => after = last.id,
+            None => {
+                let entries = verifier.entries;
+                return Ok(Answer::AuditVerified { entries, broken_at: None });
+            }
+        }
+    }
 }

@@ -5,18 +5,27 @@
 
 use std::sync::Arc;
 
-use protocol::server::{self, Frame, HelloAck, MemberProfile, MeshPolicy};
-use protocol::{Close, close, id};
+use protocol::client::{PeerProfile, Status};
+use protocol::server::{self, Frame, HelloAck, MemberProfile, MeshPolicy, Restored};
+use protocol::{Close, close, id, time};
 use serde_json::json;
 
 use super::delivery::Rank;
-use super::events;
-use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Now, Question, SessionKey};
-use super::pipeline::Then;
+use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Ms, Now, Question, SessionKey};
+use super::pipeline::{Left, Then};
 use super::query::{Asked, NoAnswer};
 use super::roster::{Found, Hold, Lease, LeaseNo, Record, given, presence_key};
+use super::saved::Unsaved;
 use super::state::Mesh;
-use crate::model::{Identity, Member, Recipient, Write};
+use super::status::Source;
+use super::{audit, events};
+use crate::model::{Claim, Identity, Member, Place, Recipient, SavedState, Write};
+
+/// A one-shot command that says goodbye sooner is nobody's news, and holds no place: in
+/// milliseconds after its hello.
+pub const BRIEF_MS: Ms = 2_000;
+/// The channel of one-shot commands.
+const BRIEF_CHANNEL: &str = "claude-code";
 
 /// A hello on its way in.
 #[derive(Debug)]
@@ -42,10 +51,22 @@ impl Rejection {
 impl Mesh {
     /// Who is it? The store knows, and is asked each time: members are added and removed beside us.
     pub(super) fn arrive(&mut self, conn: ConnId, number: u64, attach: &Attach) {
-        let pubkey = attach.pubkey.clone();
-        let session = attach.session.key().cloned();
         self.arrivals.insert(conn, Arrival { number, attach: attach.clone(), identity: None });
-        self.ask(Question::Identity { pubkey, session }, Asked::Identity(conn));
+        self.identify(conn);
+    }
+
+    fn identify(&mut self, conn: ConnId) {
+        let Some(Arrival { attach, .. }) = self.arrivals.get(&conn) else { return };
+        let claim = Claim {
+            pubkey: attach.pubkey.clone(),
+            session: attach.session.key().cloned(),
+            place: Some(Place {
+                session_id: attach.profile.session_id.clone(),
+                cwd: attach.profile.cwd.clone(),
+                pid: attach.profile.pid,
+            }),
+        };
+        self.ask(Question::Identity(claim), Asked::Identity(conn));
     }
 
     /// The store has answered.
@@ -100,10 +121,18 @@ impl Mesh {
         let number = arrival.number;
         let Some(identity) = arrival.identity.clone() else { return };
         let member = match check(&mut arrival.attach, &identity) {
+            Ok(member) if self.revoked.contains(&member.id) => Err(revoked(&identity)),
+            checked => checked,
+        };
+        let member = match member {
             Ok(member) => member,
             Err(no) => return self.turn_down(conn, number, no.code, &no.message, no.close),
         };
         let key = presence_key(&arrival.attach);
+        if self.cooldowns.holds(&key, now.mono) {
+            let text = "this session was kicked; it may come back later";
+            return self.turn_down(conn, number, "kicked", text, close::KICKED);
+        }
         let found = self.roster.find(&key, now.mono);
         if let Found::Leaving(no) = found {
             self.arrivals.insert(conn, arrival);
@@ -125,6 +154,7 @@ impl Mesh {
             let close = Close::rejected("replayed");
             return self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
         }
+        self.facts.learn_member(&member.id, &member.grants);
         match found {
             Found::Lease(no) => self.reattach(now, no, conn, number, &arrival.attach, &identity),
             Found::Nobody => {
@@ -151,17 +181,31 @@ impl Mesh {
         identity: &Identity,
     ) {
         let generation = self.next_generation();
-        let record = record(attach, key, twin, member, generation, now.wall);
+        let mut record = record(attach, key, twin, member, generation, now.wall);
+        let saved = identity.saved.clone().filter(|_| !record.proven);
+        if let Some(saved) = &saved {
+            record.restore(saved, attach.profile.groups.as_ref().is_some_and(|g| !g.is_empty()));
+        }
+        if let Some(pending) = &identity.pending {
+            (record.status, record.source) = (pending.status, Source::Hook);
+        }
         let presence = id::row_id(self.draw()).into();
         let hold = Hold::Online { conn, answered: false };
-        let no = self.admit(Lease::new(presence, record, hold, false));
+        let mut lease = Lease::new(presence, record, hold, false, now.mono);
+        lease.saved = saved;
+        let standing = lease.standing();
+        let no = self.admit(lease);
+        self.expiries.set(no, standing.until(self.limits.status));
+        self.delivery.set_busy(no, standing.status != Status::Idle);
         let Some(lease) = self.roster.get(no) else { return };
-        let payload = joined_payload(&lease.record);
-        let row = self.chain.append(&self.id, "peer_joined", &lease.sender, &payload, now.wall);
+        let payload = joined_payload(lease);
+        let row = audit::entry("peer_joined", &lease.sender, &payload, now.wall);
         let mut writes = vec![Write::SaveLease(lease.row()), Write::Audit(row)];
         writes.extend(recorded_key(&lease.record));
-        let ack = Box::new(hello_ack(lease, Some(member), identity));
-        self.pipeline.push(writes, Then::Attached { no, conn, number, ack });
+        writes.extend(identity.pending.as_ref().map(|pending| Write::UsePending(pending.id)));
+        let mut ack = hello_ack(lease, Some(member), identity);
+        ack.restored = lease.saved.as_ref().map(|saved| restored(saved, attach));
+        self.pipeline.push(writes, Then::Attached { no, conn, number, ack: Box::new(ack) });
     }
 
     /// A session returns, or a second connection takes its presence over. Silent either way.
@@ -185,6 +229,10 @@ impl Mesh {
             self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
         }
         lease.refresh(&attach.profile, generation);
+        lease.heard = now.mono;
+        if let Some(member) = &identity.member {
+            lease.record.moderator = member.may_moderate();
+        }
         let mut writes = vec![Write::SaveLease(lease.row())];
         writes.extend(recorded_key(&lease.record));
         // The reference leaves the profile out of a session's reattach; clients take either.
@@ -233,16 +281,36 @@ impl Mesh {
             // It has gone, or was displaced, in the meantime.
             self.out.push(Effect::Result { conn, number, frame: None });
         }
-        if newly {
-            self.announce(now, "peer_joined", no);
+        if newly && self.is_brief(no) {
+            self.news.insert((now.mono + BRIEF_MS, no));
+        } else if newly {
+            self.announce_arrival(now, no);
         }
+    }
+
+    /// Whether it may yet turn out to be a command that comes and goes.
+    pub(super) fn is_brief(&self, no: LeaseNo) -> bool {
+        self.roster.get(no).is_some_and(|lease| {
+            let channel = lease.record.channel.as_deref();
+            !lease.announced && lease.is_one_shot() && channel == Some(BRIEF_CHANNEL)
+        })
+    }
+
+    pub(super) fn announce_arrival(&mut self, now: Now, no: LeaseNo) {
+        let Some(lease) = self.roster.get_mut(no) else { return };
+        lease.announced = true;
+        let event = if lease.saved.is_some() { "peer_returned" } else { "peer_joined" };
+        self.announce(now, event, no);
     }
 
     /// A lease's connection is gone: the grace begins.
     pub(super) fn away(&mut self, now: Now, no: LeaseNo, then: Then) {
         self.roster.hold(no, Hold::Away { until: now.mono + self.limits.grace_ms });
         self.delivery.detach(no);
-        self.save(no, then);
+        let Some(lease) = self.roster.get_mut(no) else { return };
+        let mut writes = save_state(lease, now.wall).into_iter().collect::<Vec<_>>();
+        writes.push(Write::SaveLease(lease.row()));
+        self.pipeline.push(writes, then);
         self.keep_beating(now);
     }
 
@@ -254,39 +322,60 @@ impl Mesh {
 
     /// The grace is over: write the departure.
     pub(super) fn leave(&mut self, now: Now, no: LeaseNo) {
+        let writes = self.departure(now, no);
+        let left = Left { leases: vec![no], ..Left::default() };
+        self.pipeline.push(writes, Then::Left(Box::new(left)));
+    }
+
+    /// What is written when a presence ends, for whatever reason. From here on nothing reaches it.
+    pub(super) fn departure(&mut self, now: Now, no: LeaseNo) -> Vec<Write> {
         self.roster.hold(no, Hold::Leaving);
-        let Some(lease) = self.roster.get(no) else { return };
-        let row = self.chain.append(&self.id, "peer_left", &lease.sender, &json!({}), now.wall);
-        let mut writes = vec![Write::Audit(row), Write::DropLease(lease.presence.clone())];
+        self.delivery.detach(no);
+        self.expiries.set(no, None);
+        let Some(lease) = self.roster.get_mut(no) else { return Vec::new() };
+        let mut writes: Vec<_> = save_state(lease, now.wall).into_iter().collect();
+        let row = audit::entry("peer_left", &lease.sender, &json!({}), now.wall);
+        writes.push(Write::Audit(row));
+        writes.push(Write::DropLease(lease.presence.clone()));
         if let Recipient::Presence(from) = lease.own() {
             writes.push(Write::Inherit { from, to: lease.record.member.clone() });
         }
-        self.pipeline.push(writes, Then::Left { no });
+        writes
     }
 
-    /// The departure is durable.
+    /// The departure is durable: everything the presence owned is freed, here and nowhere else.
     pub(super) fn left(&mut self, now: Now, no: LeaseNo) {
-        self.announce(now, "peer_left", no);
+        if self.roster.get(no).is_some_and(|lease| lease.announced) {
+            self.announce(now, "peer_left", no);
+        }
         let Some(lease) = self.roster.remove(no) else { return };
         self.delivery.close(no, matches!(lease.own(), Recipient::Presence(_)));
         for conn in self.late.remove(&no).unwrap_or_default() {
-            self.decide(now, conn);
+            // Much may have changed while it waited: that it was banned, for one.
+            self.identify(conn);
         }
     }
 
-    /// Tells the others. A session concerns everybody; a member's own connection is no news to its
-    /// siblings.
-    fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
+    /// Tells the others. A session concerns everybody, and so does who can be seen; a member's own
+    /// connection that comes or goes is no news to its siblings.
+    pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
         let Some(subject) = self.roster.get(no) else { return };
-        let concerned =
-            |other: &Lease| subject.record.proven || other.record.member != subject.record.member;
+        let all = subject.record.proven || matches!(event, "peer_visible" | "peer_hidden");
+        let concerned = |other: &Lease| all || other.record.member != subject.record.member;
         let others = self.roster.iter().filter(|(other, lease)| *other != no && concerned(lease));
         let conns: Vec<_> = others.filter_map(|(_, lease)| lease.listening()).collect();
         if !conns.is_empty() {
-            let frame = Arc::new(events::presence(&self.id, event, subject, now));
+            let draw = self.draw();
+            let Some(subject) = self.roster.get(no) else { return };
+            let frame = Arc::new(events::presence(&self.id, event, subject, draw, now));
             self.out.push(Effect::Broadcast { conns, frame });
         }
     }
+}
+
+/// Sessions keep their state to themselves.
+fn save_state(lease: &mut Lease, wall: i64) -> Option<Write> {
+    (!lease.record.proven).then(|| Write::SaveState(lease.record.save(wall)))
 }
 
 /// The checks of protocol-core §2.2 and §2.3 that need the store, in their order; then ours.
@@ -297,10 +386,7 @@ fn check(attach: &mut Attach, identity: &Identity) -> Result<Member, Rejection> 
         return Err(Rejection::new("unauthorized", format!("{who} not found in mesh")));
     };
     if member.revoked {
-        let mesh = &identity.mesh_name;
-        let message =
-            format!("You've been removed from \"{mesh}\". Contact the mesh owner to rejoin.");
-        return Err(Rejection { code: "revoked", message, close: close::BANNED });
+        return Err(revoked(identity));
     }
     if identity.archived {
         return Err(Rejection::new("unauthorized", "this mesh has been archived"));
@@ -324,6 +410,12 @@ fn check(attach: &mut Attach, identity: &Identity) -> Result<Member, Rejection> 
         }
         _ => Ok(member),
     }
+}
+
+fn revoked(identity: &Identity) -> Rejection {
+    let mesh = &identity.mesh_name;
+    let message = format!("You've been removed from \"{mesh}\". Contact the mesh owner to rejoin.");
+    Rejection { code: "revoked", message, close: close::BANNED }
 }
 
 fn record(
@@ -357,6 +449,13 @@ fn record(
         visible: true,
         connected_at,
         generation,
+        status: Status::Idle,
+        source: Source::Jsonl,
+        summary: None,
+        profile: PeerProfile::default(),
+        stats: None,
+        unsaved: Unsaved { groups: profile.groups.as_ref().is_some_and(|g| !g.is_empty()), ..Unsaved::default() },
+        moderator: member.may_moderate(),
     }
 }
 
@@ -365,7 +464,8 @@ fn recorded_key(record: &Record) -> Option<Write> {
     Some(Write::RecordKey { key, member: record.member.clone() })
 }
 
-fn joined_payload(record: &Record) -> serde_json::Value {
+fn joined_payload(lease: &Lease) -> serde_json::Value {
+    let record = &lease.record;
     if record.proven {
         json!({
             "pubkey": record.member_pubkey,
@@ -378,7 +478,7 @@ fn joined_payload(record: &Record) -> serde_json::Value {
         json!({
             "pubkey": record.pubkey(),
             "groups": record.groups,
-            "restored": false,
+            "restored": lease.saved.is_some(),
             "role": record.role(),
         })
     }
@@ -397,6 +497,18 @@ fn hello_ack(lease: &Lease, member: Option<&Member>, identity: &Identity) -> Hel
             .self_editable
             .clone()
             .map(|self_editable| MeshPolicy { self_editable }),
+        restored: None,
         services: Vec::new(),
+    }
+}
+
+fn restored(saved: &SavedState, attach: &Attach) -> Restored {
+    let named = attach.profile.groups.as_ref().is_some_and(|groups| !groups.is_empty());
+    Restored {
+        restored: true,
+        last_summary: saved.summary.clone(),
+        last_seen_at: saved.seen_at.map(time::iso),
+        restored_groups: (!named && !saved.groups.is_empty()).then(|| saved.groups.clone()),
+        restored_stats: json!(saved.stats),
     }
 }

@@ -1,43 +1,95 @@
 //! The audit chain (protocol-core §7): each entry's hash covers the one before.
+//!
+//! Entries are made by the rules and sealed when their commit is made up: a commit that brings
+//! nothing, because some of it was known, leaves no hole in the chain.
 
 use protocol::{MemberId, MeshId};
-use serde_json::Value;
+use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
-use crate::model::{AuditRow, Sender};
+use crate::model::{AuditEntry, AuditRow, Sender, Unit, Write};
+
+const GENESIS: &str = "genesis";
 
 /// The end of a mesh's chain.
 #[derive(Debug)]
 pub(crate) struct Chain {
     last: String,
+    /// The end once the commit in flight is durable.
+    sealed: Option<String>,
 }
 
 impl Chain {
     /// Goes on behind the entry with this hash, or starts.
     pub(crate) fn after(hash: Option<String>) -> Self {
-        Self { last: hash.unwrap_or_else(|| "genesis".to_owned()) }
+        Self { last: hash.unwrap_or_else(|| GENESIS.to_owned()), sealed: None }
     }
 
-    /// The next entry.
-    pub(crate) fn append(
-        &mut self,
-        mesh: &MeshId,
-        event: &'static str,
-        actor: &Sender,
-        payload: &Value,
-        wall: i64,
-    ) -> AuditRow {
-        let payload = canonical(payload);
-        let hash = digest(&self.last, mesh, event, Some(&actor.member), &payload, wall);
-        AuditRow {
-            event,
-            actor: Some(actor.member.clone()),
-            actor_name: Some(actor.name.clone()),
-            payload,
-            prev_hash: std::mem::replace(&mut self.last, hash.clone()),
-            hash,
-            created_at: wall,
+    /// Chains the entries of a commit to what is durable.
+    pub(crate) fn seal(&mut self, mesh: &MeshId, units: &mut [Unit]) {
+        let mut last = self.last.clone();
+        for write in units.iter_mut().flat_map(|unit| &mut unit.0) {
+            let Write::Audit(row) = write else { continue };
+            let actor = row.actor.as_ref().map(MemberId::as_str);
+            row.hash = digest(&last, mesh, row.event, actor, &row.payload, row.created_at);
+            row.prev_hash = std::mem::replace(&mut last, row.hash.clone());
         }
+        self.sealed = Some(last);
+    }
+
+    /// The commit last sealed is durable.
+    pub(crate) fn settle(&mut self) {
+        if let Some(last) = self.sealed.take() {
+            self.last = last;
+        }
+    }
+}
+
+/// An entry, not yet chained.
+pub(crate) fn entry(event: &'static str, actor: &Sender, payload: &Value, wall: i64) -> AuditRow {
+    canonical_entry(event, actor, canonical(payload), wall)
+}
+
+/// The same, of a payload that is canonical already.
+pub(crate) fn canonical_entry(
+    event: &'static str,
+    actor: &Sender,
+    payload: String,
+    wall: i64,
+) -> AuditRow {
+    AuditRow {
+        event,
+        actor: Some(actor.member.clone()),
+        actor_name: Some(actor.name.clone()),
+        payload,
+        prev_hash: String::new(),
+        hash: String::new(),
+        created_at: wall,
+    }
+}
+
+/// Walks a stored chain, entry by entry.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    last: String,
+    /// Entries that were right.
+    pub(crate) entries: u64,
+}
+
+impl Verifier {
+    pub(crate) fn new() -> Self {
+        Self { last: GENESIS.to_owned(), entries: 0 }
+    }
+
+    /// Whether this entry belongs behind those before it.
+    pub(crate) fn follows(&mut self, mesh: &MeshId, entry: &AuditEntry) -> bool {
+        let payload = canonical(&entry.payload);
+        let actor = entry.actor.as_deref();
+        let hash = digest(&self.last, mesh, &entry.event, actor, &payload, entry.created_at);
+        let right = entry.prev_hash == self.last && entry.hash == hash;
+        self.entries += u64::from(right);
+        self.last = hash;
+        right
     }
 }
 
@@ -45,11 +97,11 @@ fn digest(
     prev: &str,
     mesh: &MeshId,
     event: &str,
-    actor: Option<&MemberId>,
+    actor: Option<&str>,
     payload: &str,
     wall: i64,
 ) -> String {
-    let actor = actor.map_or("null", MemberId::as_str);
+    let actor = actor.unwrap_or("null");
     let at = protocol::time::iso(wall);
     let text = format!("{prev}|{mesh}|{event}|{actor}|{payload}|{at}");
     hex::encode(Sha256::digest(text.as_bytes()))
@@ -71,8 +123,14 @@ pub(crate) fn canonical(value: &Value) -> String {
             let items: Vec<_> = items.iter().map(canonical).collect();
             format!("[{}]", items.join(","))
         }
+        Value::Number(number) => javascript(number),
         scalar => scalar.to_string(),
     }
+}
+
+/// A number as JavaScript writes it: every one is a double there.
+fn javascript(number: &Number) -> String {
+    number.as_f64().map_or_else(|| number.to_string(), |value| ryu_js::Buffer::new().format(value).to_owned())
 }
 
 #[cfg(test)]
@@ -86,20 +144,78 @@ mod tests {
     }
 
     #[test]
-    fn each_hash_covers_the_one_before() {
+    fn numbers_are_written_as_javascript_does() {
+        let value: Value = serde_json::from_str("[3.0,1e21,100000000000000000000,0.1,-0.0]").unwrap();
+        assert_eq!(canonical(&value), "[3,1e+21,100000000000000000000,0.1,0]");
+        let large: Value = serde_json::from_str("9007199254740993").unwrap();
+        assert_eq!(canonical(&large), "9007199254740992");
+    }
+
+    fn left(wall: i64) -> Unit {
         let sender = Sender {
             member: "m1".into(),
             member_pubkey: "k".into(),
             session_pubkey: None,
             name: "n".into(),
         };
-        let mut chain = Chain::after(None);
-        let mesh = MeshId::from("mesh");
-        let first = chain.append(&mesh, "peer_left", &sender, &serde_json::json!({}), 0);
+        Unit(vec![Write::Audit(entry("peer_left", &sender, &serde_json::json!({}), wall))])
+    }
+
+    fn rows(units: &[Unit]) -> Vec<AuditRow> {
+        let audits = units.iter().flat_map(|unit| &unit.0).filter_map(|write| match write {
+            Write::Audit(row) => Some(row.clone()),
+            _ => None,
+        });
+        audits.collect()
+    }
+
+    #[test]
+    fn each_hash_covers_the_one_before() {
+        let (mut chain, mesh) = (Chain::after(None), MeshId::from("mesh"));
+        let mut units = [left(0), left(0)];
+        chain.seal(&mesh, &mut units);
+        let rows = rows(&units);
         // sha256sum of the text, by coreutils.
         let text = "genesis|mesh|peer_left|m1|{}|1970-01-01T00:00:00.000Z";
-        assert_eq!(first.hash, hex::encode(Sha256::digest(text.as_bytes())));
-        let second = chain.append(&mesh, "peer_left", &sender, &serde_json::json!({}), 0);
-        assert_eq!((first.prev_hash.as_str(), second.prev_hash), ("genesis", first.hash));
+        assert_eq!(rows[0].hash, hex::encode(Sha256::digest(text.as_bytes())));
+        assert_eq!((rows[0].prev_hash.as_str(), &rows[1].prev_hash), (GENESIS, &rows[0].hash));
+    }
+
+    #[test]
+    fn a_commit_that_brought_nothing_leaves_no_hole() {
+        let (mut chain, mesh) = (Chain::after(None), MeshId::from("mesh"));
+        let mut refused = [left(1), left(2)];
+        chain.seal(&mesh, &mut refused);
+        let mut again = [left(2)];
+        chain.seal(&mesh, &mut again);
+        assert_eq!(rows(&again)[0].prev_hash, GENESIS);
+        chain.settle();
+        let mut next = [left(3)];
+        chain.seal(&mesh, &mut next);
+        assert_eq!(rows(&next)[0].prev_hash, rows(&again)[0].hash);
+    }
+
+    #[test]
+    fn a_stored_chain_is_verified_to_where_it_breaks() {
+        let (mut chain, mesh) = (Chain::after(None), MeshId::from("mesh"));
+        let mut units = [left(1), left(2), left(3)];
+        chain.seal(&mesh, &mut units);
+        let stored = |(id, row): (usize, AuditRow)| AuditEntry {
+            id: i64::try_from(id).unwrap(),
+            event: row.event.to_owned(),
+            actor: row.actor.map(|id| id.to_string()),
+            actor_name: None,
+            payload: serde_json::from_str(&row.payload).unwrap(),
+            prev_hash: row.prev_hash,
+            hash: row.hash,
+            created_at: row.created_at,
+        };
+        let mut entries: Vec<_> = rows(&units).into_iter().enumerate().map(stored).collect();
+        let mut verifier = Verifier::new();
+        assert!(entries.iter().all(|entry| verifier.follows(&mesh, entry)));
+        entries[1].payload = serde_json::json!({"forged": true});
+        let mut verifier = Verifier::new();
+        let broken = entries.iter().find(|entry| !verifier.follows(&mesh, entry));
+        assert_eq!((broken.map(|entry| entry.id), verifier.entries), (Some(1), 1));
     }
 }

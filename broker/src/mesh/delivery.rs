@@ -68,6 +68,8 @@ struct Outlet {
     member: MemberId,
     rank: Rank,
     online: bool,
+    /// Takes only what is urgent.
+    busy: bool,
     /// May a pong confirm? Not for daemons, nor once an ack was seen.
     by_pong: bool,
     /// An ack was seen, on this connection or one before.
@@ -161,6 +163,7 @@ impl Delivery {
             member,
             rank,
             online: false,
+            busy: false,
             by_pong: false,
             acks: false,
             fresh: BTreeMap::new(),
@@ -228,6 +231,38 @@ impl Delivery {
         }
         self.choose_holder(&outlet.member);
         self.dirty.extend(self.members.get(&outlet.member).and_then(|(_, holder)| *holder));
+    }
+
+    /// A lease may be disturbed by what is urgent only, or by anything.
+    pub(crate) fn set_busy(&mut self, no: LeaseNo, busy: bool) {
+        let Some(outlet) = self.outlets.get_mut(&no) else { return };
+        if std::mem::replace(&mut outlet.busy, busy) != busy {
+            let member = outlet.member.clone();
+            self.dirty.insert(no);
+            self.choose_holder(&member);
+        }
+    }
+
+    /// Nothing that a member sent is in memory any more, nor anything for it. The store has
+    /// dropped it all.
+    pub(crate) fn forget_member(&mut self, member: &MemberId) {
+        for lane in Lane::ALL {
+            let id = QueueId { recipient: Recipient::Member(member.clone()), lane };
+            if let Some(mut queue) = self.queues.remove(&id) {
+                self.bytes -= queue.unload();
+            }
+        }
+        let sent = self.queues.iter().flat_map(|(id, queue)| {
+            queue.sent_by(member).map(|seq| (id.clone(), seq))
+        });
+        for (id, seq) in sent.collect::<Vec<_>>() {
+            self.confirm(&id, seq);
+        }
+    }
+
+    /// An envelope is not to reach this outlet after all.
+    pub(crate) fn drop_envelope(&mut self, no: LeaseNo, id: &MessageId, tail: Seq) -> Vec<Confirm> {
+        self.confirm_by_id(no, id.as_str(), tail)
     }
 
     /// Whether a recipient's lane can take one more.
@@ -375,17 +410,25 @@ impl Delivery {
         }
     }
 
-    /// A member's queue stays with the outlet that drains it as long as that is online.
+    /// A member's queue stays with the outlet that drains it as long as that is online and may be
+    /// disturbed, or no other may.
     fn choose_holder(&mut self, member: &MemberId) {
         let Some((candidates, holder)) = self.members.get_mut(member) else { return };
-        let outlets = &self.outlets;
-        let online = |no: &LeaseNo| outlets.get(no).is_some_and(|outlet| outlet.online);
-        if holder.as_ref().is_some_and(online) {
-            return;
+        let online = |no: &&LeaseNo| self.outlets.get(no).is_some_and(|outlet| outlet.online);
+        let order = |no: &LeaseNo| {
+            let outlet = self.outlets.get(no)?;
+            let Rank { one_shot, unproven } = outlet.rank;
+            Some((one_shot, outlet.busy, unproven))
+        };
+        let best = candidates.iter().filter(online).min_by_key(|no| order(no)).copied();
+        let stays = holder.as_ref().filter(online).is_some_and(|held| {
+            let busy = |no: &LeaseNo| order(no).map(|(one_shot, busy, _)| (one_shot, busy));
+            best.is_none_or(|best| busy(held) <= busy(&best))
+        });
+        if !stays {
+            *holder = best;
+            self.dirty.extend(*holder);
         }
-        let best = candidates.iter().filter(|no| online(no));
-        *holder = best.min_by_key(|no| outlets.get(no).map(|outlet| outlet.rank)).copied();
-        self.dirty.extend(*holder);
     }
 
     /// When [`check`](Self::check) is due.
@@ -470,7 +513,8 @@ impl Delivery {
     pub(crate) fn pump(&mut self, now: Ms, out: &mut Vec<Out>) {
         while let Some(no) = self.dirty.pop_first() {
             if self.outlets.get(&no).is_some_and(|outlet| outlet.online) {
-                for lane in Lane::ALL {
+                let busy = self.outlets.get(&no).is_some_and(|outlet| outlet.busy);
+                for lane in Lane::ALL.into_iter().filter(|lane| *lane == Lane::Urgent || !busy) {
                     self.pump_lane(no, lane, now, out);
                 }
                 self.probe(no, now, out);

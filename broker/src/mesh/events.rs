@@ -9,19 +9,39 @@ use sha2::{Digest, Sha256};
 use super::io::Now;
 use super::roster::Lease;
 
-/// `peer_joined` or `peer_left` (protocol-core §2.6). Clients read `name` or `displayName`.
-pub(crate) fn presence(mesh: &MeshId, event: &'static str, lease: &Lease, now: Now) -> Frame {
+/// What becomes of a presence (protocol-core §2.6). Clients read `name` or `displayName`. Of what
+/// happens once in a presence's life, the id says so: told twice, it is recognized; of the rest it
+/// is `draw`.
+pub(crate) fn presence(
+    mesh: &MeshId,
+    event: &'static str,
+    lease: &Lease,
+    draw: u128,
+    now: Now,
+) -> Frame {
     let record = &lease.record;
     let mut data = json!({
         "name": record.name,
         "displayName": record.name,
         "pubkey": record.pubkey(),
     });
-    if event == "peer_joined" {
+    if matches!(event, "peer_joined" | "peer_returned") {
         data["groups"] = json!(record.groups);
     }
-    let generation = record.generation;
-    let origin = format!("{event}|{}|{}|{}", lease.presence, generation.epoch, generation.number);
+    if let Some(saved) = lease.saved.as_ref().filter(|_| event == "peer_returned") {
+        if let Some(seen_at) = saved.seen_at {
+            data["lastSeenAt"] = json!(time::iso(seen_at));
+        }
+        if let Some(summary) = &saved.summary {
+            data["summary"] = json!(summary);
+        }
+    }
+    let origin = if matches!(event, "peer_visible" | "peer_hidden") {
+        format!("{event}|{draw:032x}")
+    } else {
+        let generation = record.generation;
+        format!("{event}|{}|{}|{}", lease.presence, generation.epoch, generation.number)
+    };
     system(mesh, event, data, &origin, now)
 }
 
@@ -55,8 +75,8 @@ pub(crate) fn peer(lease: &Lease) -> Peer {
         pubkey: record.pubkey().to_string(),
         member_pubkey: record.member_pubkey.to_string(),
         display_name: record.name.to_string(),
-        status: "idle",
-        summary: None,
+        status: record.status,
+        summary: record.summary.clone(),
         groups: record.groups.clone(),
         session_id: record.session_id.clone(),
         connected_at: time::iso(record.connected_at),
@@ -66,6 +86,8 @@ pub(crate) fn peer(lease: &Lease) -> Peer {
         peer_type: record.peer_type.clone(),
         channel: record.channel.clone(),
         model: record.model.clone(),
+        stats: record.stats.clone(),
         visible: record.visible,
+        profile: (!record.profile.is_empty()).then(|| record.profile.clone()),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use protocol::MemberId;
 
 use super::io::{ConnId, Ms};
+use super::status::StatusLimits;
 
 /// How the operator bounds a mesh.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,10 @@ pub struct Limits {
     pub send_burst: u32,
     /// Keep direct messages for known recipients who are away.
     pub offline_queue: bool,
+    /// How long a status holds.
+    pub status: StatusLimits,
+    /// How long a kicked session stays out, in milliseconds; 0 is not at all.
+    pub kick_cooldown_ms: Ms,
 }
 
 /// A minute, in the bucket's grains: a token is this many grains, a millisecond brings `rate`.
@@ -90,6 +95,8 @@ mod tests {
         send_rate: 60,
         send_burst: 10,
         offline_queue: false,
+        status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
+        kick_cooldown_ms: 10_000,
     };
 
     #[test]

@@ -3,15 +3,16 @@
 //! One commit of a mesh is in flight at a time; what gathers meanwhile is the next. So commits
 //! group by themselves, without a timer, and a commit of unknown outcome has none behind it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use protocol::server::HelloAck;
+use protocol::server::{Frame, HelloAck};
+use protocol::{Close, MemberId};
 use router::link::{WINDOW_BYTES, WINDOW_COMMANDS};
 
 use super::io::ConnId;
 use super::roster::LeaseNo;
-use crate::model::{Envelope, Recipient, Unit, Write};
+use crate::model::{Accept, Envelope, Recipient, Seq, Unit, Write};
 
 /// Units of one commit.
 const COMMIT_UNITS: usize = 512;
@@ -34,10 +35,10 @@ pub(crate) enum Then {
     Accepted(Box<Accepted>),
     /// Answer the hello, and announce a new presence.
     Attached { no: LeaseNo, conn: ConnId, number: u64, ack: Box<HelloAck> },
-    /// Answer the detach.
-    Detached { conn: ConnId, number: u64 },
-    /// Announce the departure.
-    Left { no: LeaseNo },
+    /// Answer a command, and tell the others what became of this presence.
+    Done { conn: ConnId, number: u64, frame: Option<Frame>, tell: Option<(&'static str, LeaseNo)> },
+    /// Announce departures, and see to what caused them.
+    Left(Box<Left>),
 }
 
 /// See [`Then::Accepted`].
@@ -52,18 +53,31 @@ pub(crate) struct Accepted {
     pub(crate) skipped: usize,
 }
 
+/// See [`Then::Left`].
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) leases: Vec<LeaseNo>,
+    /// Connections that end with them.
+    pub(crate) conns: Vec<(ConnId, Close)>,
+    /// What the command that caused it is answered.
+    pub(crate) reply: Option<(ConnId, u64, Frame)>,
+    /// Members of whom nothing is to be delivered any more, nor to them.
+    pub(crate) banned: Vec<MemberId>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
     waiting: VecDeque<(Unit, Then)>,
     bytes: usize,
-    in_flight: Option<Vec<Then>>,
+    in_flight: Option<Vec<(Unit, Then)>>,
 }
 
 impl Pipeline {
     pub(crate) fn push(&mut self, writes: Vec<Write>, then: Then) {
-        self.bytes += writes.iter().map(size).sum::<usize>();
-        self.waiting.push_back((Unit(writes), then));
+        let unit = Unit(writes);
+        self.bytes += size(&unit);
+        self.waiting.push_back((unit, then));
     }
 
     /// The store does not keep up.
@@ -76,32 +90,67 @@ impl Pipeline {
         self.waiting.is_empty() && self.in_flight.is_none()
     }
 
-    /// The next commit, if none is in flight and something waits.
+    /// The next commit, if none is in flight and something waits. No two of its envelopes have one
+    /// key: the second of two that come together is a repetition of the first, once that is durable.
     pub(crate) fn next(&mut self) -> Option<Vec<Unit>> {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return None;
         }
-        let mut bytes = 0;
-        let mut fits = |(unit, _): &(Unit, Then)| {
-            bytes += unit.0.iter().map(size).sum::<usize>();
-            bytes <= COMMIT_BYTES
-        };
-        let count = self.waiting.iter().take(COMMIT_UNITS).take_while(|item| fits(item)).count();
-        let (units, thens): (Vec<Unit>, _) = self.waiting.drain(..count.max(1)).unzip();
-        self.bytes -= units.iter().flat_map(|unit| &unit.0).map(size).sum::<usize>();
-        self.in_flight = Some(thens);
+        let (mut count, mut bytes) = (0, 0);
+        let mut keys = HashSet::new();
+        for (unit, _) in self.waiting.iter().take(COMMIT_UNITS) {
+            bytes += size(unit);
+            let repeats = client_key(unit).is_some_and(|key| !keys.insert(key));
+            if bytes > COMMIT_BYTES || repeats {
+                break;
+            }
+            count += 1;
+        }
+        let items: Vec<_> = self.waiting.drain(..count.max(1)).collect();
+        self.bytes -= items.iter().map(|(unit, _)| size(unit)).sum::<usize>();
+        let units = items.iter().map(|(unit, _)| unit.clone()).collect();
+        self.in_flight = Some(items);
         Some(units)
     }
 
     /// The commit in flight has ended.
     pub(crate) fn done(&mut self) -> Vec<Then> {
-        self.in_flight.take().unwrap_or_default()
+        self.in_flight.take().into_iter().flatten().map(|(_, then)| then).collect()
+    }
+
+    /// Nothing of the commit in flight was written, for these of its envelopes were known: they
+    /// are taken out, the others wait again, before all else.
+    pub(crate) fn take_out(&mut self, known: &HashSet<Seq>) -> Vec<Accepted> {
+        let mut taken = Vec::new();
+        for (unit, then) in self.in_flight.take().into_iter().flatten().rev() {
+            match then {
+                Then::Accepted(accepted) if known.contains(&accepted.envelope.seq) => {
+                    taken.push(*accepted);
+                }
+                then => {
+                    self.bytes += size(&unit);
+                    self.waiting.push_front((unit, then));
+                }
+            }
+        }
+        taken.reverse();
+        taken
     }
 }
 
-fn size(write: &Write) -> usize {
-    match write {
+fn client_key(unit: &Unit) -> Option<(&MemberId, &str)> {
+    unit.0.iter().find_map(|write| match write {
+        Write::Accept(Accept { envelope, .. }) => {
+            Some((&envelope.sender.member, envelope.key.client_id()?))
+        }
+        _ => None,
+    })
+}
+
+fn size(unit: &Unit) -> usize {
+    let size = |write: &Write| match write {
         Write::Accept(accept) => accept.envelope.bytes(),
         _ => 256,
-    }
+    };
+    unit.0.iter().map(size).sum()
 }

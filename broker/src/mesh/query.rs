@@ -1,15 +1,20 @@
-//! Questions: who is here, what became of a message; and the store's answers to ours.
+//! Questions: who is here, what became of a message, what has happened; and the store's answers to
+//! ours.
 
-use protocol::client::MessageStatus;
+use protocol::client::{Request, Verb};
 use protocol::server::{self, Frame, MessageStatusResult};
 use protocol::{MessageId, time};
 
-use super::events;
+use super::facts::Fact;
 use super::io::{Answer, ConnId, Now, Question, Ticket};
 use super::roster::Lease;
 use super::send::Undecided;
 use super::state::Mesh;
-use crate::model::{Identity, Recipient, StoredMessage};
+use super::{events, moderation};
+use crate::model::{AUDIT_ROWS, AuditEntry, AuditQuery, Identity, Recipient, StoredMessage};
+
+/// Entries an `audit_query` brings unless it says how many.
+const AUDIT_DEFAULT_ROWS: u32 = 50;
 
 /// What a ticket was drawn for.
 #[derive(Debug)]
@@ -20,8 +25,12 @@ pub(crate) enum Asked {
     Prior(Undecided),
     /// Whether a send's absent target is known.
     Target(Undecided),
-    /// `message_status`.
-    Status { conn: ConnId, number: u64, ask: MessageStatus },
+    /// What sends wait for.
+    Fact(Fact),
+    /// Whether a moderation verb may be carried out.
+    Moderation { conn: ConnId, number: u64, request: Request },
+    /// What a peer wants to know.
+    Query { conn: ConnId, number: u64, request: Request },
 }
 
 /// The store could not say.
@@ -40,6 +49,7 @@ impl Mesh {
         match asked {
             Asked::Identity(conn) => self.identified(now, conn, identity(answer)),
             Asked::Target(undecided) => self.target_found(now, undecided, identity(answer)),
+            Asked::Fact(fact) => self.informed(now, fact, answer),
             Asked::Prior(undecided) => {
                 let prior = match answer {
                     Some(Answer::Accepted(prior)) => Ok(prior),
@@ -47,50 +57,117 @@ impl Mesh {
                 };
                 self.looked_up(now, undecided, prior);
             }
-            Asked::Status { conn, number, ask } => {
-                let frame = match answer {
-                    Some(Answer::Messages(found)) => self.status(ask, found),
-                    _ => error("unavailable", "the store cannot be asked now", ask.req_id),
+            Asked::Moderation { conn, number, request } => {
+                let known = match answer {
+                    Some(Answer::Moderation(known)) => Ok(*known),
+                    _ => Err(NoAnswer),
                 };
+                self.moderated(now, (conn, number), &request, known);
+            }
+            Asked::Query { conn, number, request } => {
+                let frame = self.told(request, answer);
                 self.reply(conn, number, frame);
             }
         }
     }
 
-    pub(super) fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<String>) {
-        let mut leases: Vec<_> = self.roster.iter().map(|(_, lease)| lease).collect();
+    pub(super) fn query(&mut self, conn: ConnId, number: u64, request: &Request) {
+        let question = match &request.verb {
+            Verb::ListPeers => return self.list_peers(conn, number, request.req_id.clone()),
+            Verb::MessageStatus { message_id } if !MessageId::is_prefix_shaped(message_id) => {
+                let length = message_id.chars().count();
+                let text = format!("messageId must be 8-32 base62 chars (got {length})");
+                let frame = error("invalid_argument", &text, request.req_id.clone());
+                return self.reply(conn, number, frame);
+            }
+            Verb::MessageStatus { message_id } => Question::Messages { prefix: message_id.clone() },
+            Verb::ListBans => Question::Bans,
+            Verb::AuditVerify if self.is_verifying() => {
+                let text = "another verification is under way";
+                let frame = error("audit_verify_error", text, request.req_id.clone());
+                return self.reply(conn, number, frame);
+            }
+            Verb::AuditVerify => Question::VerifyAudit,
+            Verb::AuditQuery { limit, offset, event_type } => {
+                let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
+                let reader = lease.filter(|lease| !lease.record.moderator);
+                Question::Audit(AuditQuery {
+                    limit: limit.unwrap_or(AUDIT_DEFAULT_ROWS).clamp(1, AUDIT_ROWS),
+                    offset: offset.unwrap_or(0),
+                    event: event_type.clone().filter(|event| !event.is_empty()),
+                    reader: reader.map(|lease| lease.record.member.clone()),
+                })
+            }
+            _ => return,
+        };
+        self.ask(question, Asked::Query { conn, number, request: request.clone() });
+    }
+
+    /// A chain may be long: one reader at a time walks it.
+    fn is_verifying(&self) -> bool {
+        let verifies = |asked: &Asked| {
+            matches!(asked, Asked::Query { request: Request { verb: Verb::AuditVerify, .. }, .. })
+        };
+        self.asked.values().any(verifies)
+    }
+
+    /// Hidden peers are hidden from other members.
+    fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<String>) {
+        let own = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
+        let own = own.map(|lease| lease.record.member.clone());
+        let seen = |lease: &&Lease| {
+            lease.record.visible || own.as_ref() == Some(&lease.record.member)
+        };
+        let mut leases: Vec<_> = self.roster.iter().map(|(_, lease)| lease).filter(seen).collect();
         leases.sort_by_key(|lease| lease.record.connected_at);
         let peers = leases.into_iter().map(events::peer).collect();
         self.reply(conn, number, Frame::PeersList { peers, req_id });
     }
 
-    pub(super) fn message_status(&mut self, conn: ConnId, number: u64, ask: &MessageStatus) {
-        if MessageId::is_prefix_shaped(&ask.message_id) {
-            let question = Question::Messages { prefix: ask.message_id.clone() };
-            self.ask(question, Asked::Status { conn, number, ask: ask.clone() });
-        } else {
-            let length = ask.message_id.chars().count();
-            let text = format!("messageId must be 8-32 base62 chars (got {length})");
-            self.reply(conn, number, error("invalid_argument", &text, ask.req_id.clone()));
+    fn told(&self, request: Request, answer: Option<Answer>) -> Frame {
+        let Request { verb, req_id } = request;
+        match (verb, answer) {
+            (Verb::MessageStatus { message_id }, Some(Answer::Messages(found))) => {
+                self.status(message_id, found, req_id)
+            }
+            (_, Some(Answer::Bans(bans))) => moderation::bans(bans, req_id),
+            (_, Some(Answer::Audit(entries, total))) => {
+                let entries = entries.into_iter().map(audit_entry).collect();
+                Frame::AuditResult { entries, total, req_id }
+            }
+            (_, Some(Answer::AuditVerified { entries, broken_at })) => Frame::AuditVerifyResult {
+                valid: broken_at.is_none(),
+                entries,
+                broken_at,
+                req_id,
+            },
+            (verb, _) => {
+                let code = match verb {
+                    Verb::AuditQuery { .. } => "audit_query_error",
+                    Verb::AuditVerify => "audit_verify_error",
+                    _ => "unavailable",
+                };
+                error(code, "the store cannot be asked now", req_id)
+            }
         }
     }
 
-    fn status(&self, ask: MessageStatus, found: Vec<StoredMessage>) -> Frame {
+    fn status(&self, asked: String, found: Vec<StoredMessage>, req_id: Option<String>) -> Frame {
         if found.len() > 1 {
             let text = format!("prefix matched {} messages — use a longer id", found.len());
-            return error("ambiguous_prefix", &text, ask.req_id);
+            return error("ambiguous_prefix", &text, req_id);
         }
         let Some(message) = found.into_iter().next() else {
-            return error("not_found", "message not found", ask.req_id);
+            return error("not_found", "message not found", req_id);
         };
         let recipients = message.recipients.iter().map(|to| self.recipient(&message, to));
         Frame::MessageStatusResult(MessageStatusResult {
             recipients: recipients.collect(),
-            message_id: ask.message_id,
+            message_id: asked,
             delivered: message.delivered_at.is_some(),
             delivered_at: message.delivered_at.map(time::iso),
             target_spec: message.target,
-            req_id: ask.req_id,
+            req_id,
         })
     }
 
@@ -131,7 +208,20 @@ fn identity(answer: Option<Answer>) -> Result<Option<Box<Identity>>, NoAnswer> {
     }
 }
 
-fn error(code: &str, message: &str, req_id: Option<String>) -> Frame {
+fn audit_entry(entry: AuditEntry) -> server::AuditEntry {
+    let actor = entry.actor_name.or(entry.actor).unwrap_or_else(|| "system".to_owned());
+    server::AuditEntry {
+        id: entry.id,
+        event_type: entry.event,
+        actor,
+        payload: entry.payload,
+        hash: entry.hash,
+        created_at: time::iso(entry.created_at),
+    }
+}
+
+/// What a request is refused with.
+pub(super) fn error(code: &str, message: &str, req_id: Option<String>) -> Frame {
     Frame::Error(server::Error {
         code: code.to_owned(),
         message: message.to_owned(),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use protocol::MemberId;
+
 use super::io::Ticket;
 use super::roster::LeaseNo;
 use crate::model::{Envelope, Page, Seq};
@@ -129,6 +131,12 @@ impl Queue {
             entry.pushed = None;
             self.cursor = self.cursor.min(seq);
         }
+    }
+
+    /// What of a member's is in memory.
+    pub(crate) fn sent_by(&self, member: &MemberId) -> impl Iterator<Item = Seq> {
+        let own = self.entries.iter().filter(|(_, e)| e.envelope.sender.member == *member);
+        own.map(|(seq, _)| *seq)
     }
 
     /// An envelope is confirmed.

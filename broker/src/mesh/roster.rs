@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use protocol::client::{Group, Profile};
+use protocol::client::{Group, PeerProfile, Profile, Stats, Status};
 use protocol::{MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
 use super::io::{Attach, ConnId, Generation, Ms, SessionKey};
-use crate::model::{LeaseRow, Recipient, Sender};
+use super::saved::Unsaved;
+use super::status::{Source, Standing};
+use crate::model::{LeaseRow, Place, Recipient, SavedState, Sender};
 
 /// A lease, within one activation.
 pub(crate) type LeaseNo = u32;
@@ -44,6 +46,23 @@ pub(crate) struct Record {
     /// Milliseconds since the Unix epoch.
     pub(crate) connected_at: i64,
     pub(crate) generation: Generation,
+    #[serde(default)]
+    pub(crate) status: Status,
+    #[serde(default)]
+    pub(crate) source: Source,
+    #[serde(default)]
+    pub(crate) summary: Option<String>,
+    /// What it tells of itself.
+    #[serde(default)]
+    pub(crate) profile: PeerProfile,
+    #[serde(default)]
+    pub(crate) stats: Option<Stats>,
+    /// What its member's state does not know yet.
+    #[serde(default)]
+    pub(crate) unsaved: Unsaved,
+    /// May kick and ban, as of its hello.
+    #[serde(default)]
+    pub(crate) moderator: bool,
 }
 
 impl Record {
@@ -85,19 +104,55 @@ pub(crate) struct Lease {
     pub(crate) hold: Hold,
     /// Its `peer_joined` is durable.
     pub(crate) joined: bool,
+    /// The others have been told that it is here.
+    pub(crate) announced: bool,
+    /// What its member left when it was last here.
+    pub(crate) saved: Option<SavedState>,
+    /// When its status was last told.
+    pub(crate) status_since: Ms,
+    /// When its peer last showed that it lives.
+    pub(crate) heard: Ms,
     pub(crate) sender: Arc<Sender>,
     replaced: VecDeque<Ms>,
 }
 
 impl Lease {
-    pub(crate) fn new(presence: PresenceId, record: Record, hold: Hold, joined: bool) -> Self {
+    /// One that is just joining, or (`joined`) has long been here.
+    pub(crate) fn new(
+        presence: PresenceId,
+        record: Record,
+        hold: Hold,
+        joined: bool,
+        now: Ms,
+    ) -> Self {
         let sender = Arc::new(Sender {
             member: record.member.clone(),
             member_pubkey: record.member_pubkey.clone(),
             session_pubkey: record.session_pubkey.clone(),
             name: record.name.clone(),
         });
-        Self { presence, record, hold, joined, sender, replaced: VecDeque::new() }
+        Self {
+            presence,
+            record,
+            hold,
+            joined,
+            announced: joined,
+            saved: None,
+            status_since: now,
+            heard: now,
+            sender,
+            replaced: VecDeque::new(),
+        }
+    }
+
+    /// A command that will be gone in a moment: it names a key that nobody can prove.
+    pub(crate) fn is_one_shot(&self) -> bool {
+        !self.record.proven && self.record.session_pubkey.is_some()
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let Record { status, source, .. } = self.record;
+        Standing { status, source, since: self.status_since }
     }
 
     /// The queue that belongs to it alone.
@@ -135,6 +190,12 @@ impl Lease {
             // A struct of texts and numbers always serializes.
             body: serde_json::to_string(&self.record).unwrap_or_default(),
             away: self.conn().is_none(),
+            member: self.record.member.clone(),
+            place: Place {
+                session_id: self.record.session_id.clone(),
+                cwd: self.record.cwd.clone(),
+                pid: self.record.pid,
+            },
         }
     }
 

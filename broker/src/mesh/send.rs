@@ -3,20 +3,25 @@
 //! What would be refused may be a retry of something accepted: the store is asked before the
 //! refusal, and what the same connection sent behind it waits, so that order is kept.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use protocol::MessageId;
 use protocol::client::Send;
 use protocol::server::{Ack, Frame};
-use protocol::{MemberId, MessageId};
 
-use super::io::{Command, ConnId, Count, Effect, Now, Question};
+use super::audit;
+use super::facts::Fact;
+use super::io::{Answer, Command, ConnId, Count, Effect, Now, Question};
+use super::mentions::mentions;
 use super::pipeline::{self, Then};
 use super::query::{Asked, NoAnswer};
 use super::roster::LeaseNo;
 use super::state::Mesh;
-use super::targets::{self, Nobody, Resolved};
+use super::targets::{self, Nobody, Reached, Resolved};
 use crate::model::{
-    Accept, AcceptKey, Accepted, Envelope, Identity, Lane, QUEUE_QUOTA, QueueId, Recipient, Write,
+    Accept, AcceptKey, Accepted, AuditRow, Capability, Claim, Envelope, History, Identity, Lane,
+    QUEUE_QUOTA, QueueId, Recipient, Sender, Topic, Write,
 };
 
 /// Why a send is refused: a label for the metric, and words for the client. Words that clients
@@ -40,10 +45,12 @@ pub(crate) struct Undecided {
 }
 
 /// Whom a send goes to.
+#[derive(Default)]
 struct Addressed {
     recipients: Vec<Recipient>,
     held: bool,
     skipped: usize,
+    topic: Option<Arc<Topic>>,
 }
 
 const REUSED: &str = "invalid: idempotency_key_reused";
@@ -57,13 +64,13 @@ impl Mesh {
         send: &Send,
         command: &Arc<Command>,
     ) {
-        if let Some(stalled) = self.stalled.get_mut(&conn) {
-            stalled.push_back((number, command.clone()));
-            return;
-        }
         let Some(no) = self.roster.of_conn(conn) else { return };
         if self.pipeline.is_full(self.limits.capacity) {
             return self.refuse_unavailable(conn, number, send.id.clone());
+        }
+        let fact = Fact::for_target(&send.target_spec);
+        if !self.facts.are_fresh(&fact, now.mono) {
+            return self.wait_for(fact, conn, number, command);
         }
         let key = accept_key(send, conn, number);
         match self.address(now, no, send) {
@@ -81,6 +88,44 @@ impl Mesh {
                     self.refuse_send(conn, number, send.id.clone(), label, &text);
                 }
             }
+        }
+    }
+
+    /// A send waits until something is known that the store must tell.
+    fn wait_for(&mut self, fact: Fact, conn: ConnId, number: u64, command: &Arc<Command>) {
+        self.stalled.entry(conn).or_default().push_back((number, command.clone()));
+        if self.facts.wait(&fact, conn) {
+            let question = match &fact {
+                Fact::Grants => Question::Grants,
+                Fact::Topic(spec) => Question::Topic { spec: spec.clone() },
+            };
+            self.ask(question, Asked::Fact(fact));
+        }
+    }
+
+    /// The store has told what sends waited for, or could not.
+    pub(super) fn informed(&mut self, now: Now, fact: Fact, answer: Option<Answer>) {
+        let waiting = self.facts.answered(&fact);
+        match (fact, answer) {
+            (Fact::Grants, Some(Answer::Grants(grants))) => {
+                self.facts.learn_grants(grants, now.mono);
+            }
+            (Fact::Topic(spec), Some(Answer::Topic(topic))) => {
+                self.facts.learn_topic(spec, topic, now.mono);
+            }
+            _ => {
+                for conn in &waiting {
+                    let first = self.stalled.get_mut(conn).and_then(VecDeque::pop_front);
+                    if let Some((number, command)) = first
+                        && let Command::Send(send) = &*command
+                    {
+                        self.refuse_unavailable(*conn, number, send.id.clone());
+                    }
+                }
+            }
+        }
+        for conn in waiting {
+            self.go_on(now, conn);
         }
     }
 
@@ -105,27 +150,63 @@ impl Mesh {
             let text = format!("payload too large: {units} bytes > MAX_MESSAGE_BYTES={cap}");
             return Err(Refusal { label: "too_large", text });
         }
-        let lane = Lane::of(send.priority);
-        let room = |recipient: &Recipient| {
-            self.delivery.has_room(&QueueId { recipient: recipient.clone(), lane })
-        };
-        match targets::resolve(&self.roster, no, &send.target_spec) {
-            Ok(Resolved::Direct(recipient)) if room(&recipient) => {
-                Ok(Addressed { recipients: vec![recipient], held: false, skipped: 0 })
-            }
-            Ok(Resolved::Direct(_)) => Err(queue_full()),
-            Ok(Resolved::Many(mut recipients)) => {
-                let all = recipients.len();
-                recipients.retain(room);
-                let skipped = all - recipients.len();
-                Ok(Addressed { recipients, held: false, skipped })
-            }
+        let sender = lease.sender.clone();
+        let topic = send.target_spec.strip_prefix('#').and_then(|spec| self.facts.topic(spec));
+        match targets::resolve(&self.roster, no, &send.target_spec, topic.as_deref()) {
+            Ok(Resolved::Direct(reached)) => self.address_one(send, &sender, reached),
+            Ok(Resolved::Many(reached)) => Ok(self.address_many(send, &sender, topic, reached)),
             Err(Nobody::NoTopic) => Err(Refusal {
                 label: "no_topic",
                 text: "not_found: no such topic in this mesh".to_owned(),
             }),
+            Err(Nobody::NotInTopic) => Err(Refusal {
+                label: "no_topic",
+                text: "forbidden: only members of a topic write to it".to_owned(),
+            }),
             Err(Nobody::Absent) => Err(no_recipient()),
         }
+    }
+
+    fn address_one(
+        &mut self,
+        send: &Send,
+        sender: &Sender,
+        (recipient, member): Reached,
+    ) -> Result<Addressed, Refusal> {
+        if !self.facts.allow(&member, sender, Capability::Dm) {
+            self.out.push(Effect::Count(Count::Denied(Capability::Dm)));
+            let text = "blocked by recipient grants (sender lacks dm capability)";
+            return Err(Refusal { label: "grants", text: text.to_owned() });
+        }
+        if !self.has_room(send, &recipient) {
+            return Err(queue_full());
+        }
+        Ok(Addressed { recipients: vec![recipient], ..Addressed::default() })
+    }
+
+    fn address_many(
+        &mut self,
+        send: &Send,
+        sender: &Sender,
+        topic: Option<Arc<Topic>>,
+        mut reached: Vec<Reached>,
+    ) -> Addressed {
+        if topic.is_none() {
+            let all = reached.len();
+            reached.retain(|(_, m)| self.facts.allow(m, sender, Capability::Broadcast));
+            let denied = Effect::Count(Count::Denied(Capability::Broadcast));
+            self.out.extend(std::iter::repeat_n(denied, all - reached.len()));
+        }
+        let all = reached.len();
+        let recipients: Vec<_> = reached.into_iter().map(|(recipient, _)| recipient).collect();
+        let recipients: Vec<_> =
+            recipients.into_iter().filter(|recipient| self.has_room(send, recipient)).collect();
+        Addressed { skipped: all - recipients.len(), recipients, held: false, topic }
+    }
+
+    fn has_room(&self, send: &Send, recipient: &Recipient) -> bool {
+        let lane = Lane::of(send.priority);
+        self.delivery.has_room(&QueueId { recipient: recipient.clone(), lane })
     }
 
     fn accept(
@@ -139,8 +220,8 @@ impl Mesh {
     ) {
         let Some(lease) = self.roster.get(no) else { return };
         let sender = lease.sender.clone();
-        for _ in 0..to.skipped {
-            self.out.push(Effect::Count(Count::Dropped("queue_full")));
+        if to.skipped > 0 {
+            self.out.push(Effect::Count(Count::Dropped("queue_full", to.skipped as u64)));
         }
         self.seq += 1;
         let envelope = Arc::new(Envelope {
@@ -155,9 +236,20 @@ impl Mesh {
             fingerprint: given(send.request_fingerprint.as_ref()),
             reply_to: given(send.reply_to_id.as_ref()),
             subtype: None,
+            topic: to.topic.as_ref().map(|topic| topic.name.clone()),
             created_at: now.wall,
         });
         let accept = Accept { envelope: envelope.clone(), recipients: to.recipients.clone() };
+        let mut writes = vec![Write::Accept(accept)];
+        writes.extend(to.topic.map(|topic| {
+            Write::History(History {
+                topic: topic.id.clone(),
+                envelope: envelope.clone(),
+                body_version: send.body_version.unwrap_or(1),
+                mentions: mentions(send),
+            })
+        }));
+        writes.push(Write::Audit(sent(&envelope)));
         let then = Then::Accepted(Box::new(pipeline::Accepted {
             conn,
             number,
@@ -167,7 +259,7 @@ impl Mesh {
             held: to.held,
             skipped: to.skipped,
         }));
-        self.pipeline.push(vec![Write::Accept(accept)], then);
+        self.pipeline.push(writes, then);
     }
 
     /// The envelope is durable, or its key belonged to an earlier one.
@@ -180,7 +272,7 @@ impl Mesh {
         }
         let message_id = envelope.id.to_string();
         let id = ack_id.unwrap_or_default();
-        let ack = Ack { id, message_id, queued: true, error: None, held, skipped };
+        let ack = Ack { id, message_id, queued: true, error: None, held, skipped, req_id: None };
         self.reply(conn, number, Frame::Ack(ack));
         self.delivery.offer(&envelope, recipients);
     }
@@ -203,7 +295,7 @@ impl Mesh {
         }
         let message_id = original.message.to_string();
         let id = ack_id.unwrap_or_default();
-        let ack = Ack { id, message_id, queued: true, error: None, held: false, skipped: 0 };
+        let ack = Ack { message_id, queued: true, error: None, ..Ack::refused(Some(id), "") };
         self.reply(conn, number, Frame::Ack(ack));
     }
 
@@ -236,8 +328,8 @@ impl Mesh {
     fn find_absent(&mut self, undecided: Undecided) {
         let Command::Send(send) = &*undecided.command else { return };
         let target: Arc<str> = send.target_spec.as_str().into();
-        let question = Question::Identity { pubkey: target.clone(), session: Some(target) };
-        self.ask(question, Asked::Target(undecided));
+        let claim = Claim { pubkey: target.clone(), session: Some(target), place: None };
+        self.ask(Question::Identity(claim), Asked::Target(undecided));
     }
 
     /// Whether the key was accepted before.
@@ -274,16 +366,19 @@ impl Mesh {
     ) {
         let Undecided { conn, number, command, key, refusal, .. } = undecided;
         let Command::Send(send) = &*command else { return };
-        let recipient = identity.map(|known| known.and_then(|known| absent(&known, send)));
-        match (recipient, self.roster.of_conn(conn)) {
-            (Ok(Some(recipient)), Some(no)) => {
-                let lane = Lane::of(send.priority);
-                if self.delivery.has_room(&QueueId { recipient: recipient.clone(), lane }) {
-                    let to = Addressed { recipients: vec![recipient], held: true, skipped: 0 };
-                    self.accept(now, (conn, number), no, send, key, to);
-                } else {
-                    let Refusal { label, text } = queue_full();
-                    self.refuse_send(conn, number, send.id.clone(), label, &text);
+        let reached = identity.map(|known| known.and_then(|known| absent(&known, send)));
+        match (reached, self.roster.of_conn(conn)) {
+            (Ok(Some(reached)), Some(no)) => {
+                let sender = self.roster.get(no).map(|lease| lease.sender.clone());
+                let Some(sender) = sender else { return };
+                match self.address_one(send, &sender, reached) {
+                    Ok(to) => {
+                        let to = Addressed { held: true, ..to };
+                        self.accept(now, (conn, number), no, send, key, to);
+                    }
+                    Err(Refusal { label, text }) => {
+                        self.refuse_send(conn, number, send.id.clone(), label, &text);
+                    }
                 }
             }
             (Ok(_), _) => {
@@ -299,7 +394,7 @@ impl Mesh {
     }
 
     /// What waited behind an undecided send takes its turn.
-    fn go_on(&mut self, now: Now, conn: ConnId) {
+    pub(super) fn go_on(&mut self, now: Now, conn: ConnId) {
         let mut waiting = self.stalled.remove(&conn).unwrap_or_default();
         while let Some((number, command)) = waiting.pop_front() {
             self.execute(now, conn, number, &command);
@@ -325,12 +420,19 @@ fn queue_full() -> Refusal {
 }
 
 /// A member or a proven session that has no lease now. Not the sender's own business to forbid.
-fn absent(identity: &Identity, send: &Send) -> Option<Recipient> {
-    if identity.key_member.is_some() {
-        return Some(Recipient::Session(send.target_spec.as_str().into()));
+fn absent(identity: &Identity, send: &Send) -> Option<Reached> {
+    if let Some(member) = &identity.key_member {
+        return Some((Recipient::Session(send.target_spec.as_str().into()), member.clone()));
     }
     let member = identity.member.as_ref().filter(|member| !member.revoked)?;
-    Some(Recipient::Member(MemberId::clone(&member.id)))
+    Some((Recipient::Member(member.id.clone()), member.id.clone()))
+}
+
+/// `message_sent`, in canonical JSON. On the hot path, so it is written as it comes out.
+fn sent(envelope: &Envelope) -> AuditRow {
+    let target = serde_json::Value::from(envelope.target.as_str());
+    let payload = format!(r#"{{"priority":"{}","targetSpec":{target}}}"#, envelope.priority.as_str());
+    audit::canonical_entry("message_sent", &envelope.sender, payload, envelope.created_at)
 }
 
 fn accept_key(send: &Send, conn: ConnId, number: u64) -> AcceptKey {

@@ -1,40 +1,40 @@
 //! One mesh: from inputs to effects, without I/O.
 //!
 //! The rules live in sub-states that own their fields: [`Roster`] (who is here), [`Delivery`] (who
-//! gets what when), [`Pipeline`] (what becomes durable), [`Chain`] (audit), and the limits. This
-//! file starts, stops and feeds them; [`attach`](super::attach), [`send`](super::send) and
+//! gets what when), [`Pipeline`] (what becomes durable), [`Chain`] (audit), [`Facts`] (what others
+//! may change beside us), [`Expiries`] and the limits. This file feeds them and says what follows
+//! a commit; [`activation`](super::activation) starts them, and [`attach`](super::attach),
+//! [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
 //! [`query`](super::query) say what each command does.
-//!
-//! A mesh is active under one epoch. When a commit's outcome is unknown, or the store refuses a
-//! unit, everything that the store or the edges can tell again is dropped, the mesh is activated
-//! anew, and the edges send again what has no result: the same path as a change of owner.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use protocol::client::{Request, Verb};
 use protocol::server::Frame;
-use protocol::{MeshId, PresenceId, close};
+use protocol::{Close, MemberId, MeshId};
 use router::link::{Inbound, Verdict};
 use sha2::{Digest, Sha256};
 
 use super::attach::Arrival;
 use super::audit::Chain;
 use super::delivery::{self, Delivery};
-use super::io::{Command, ConnId, Count, Effect, Held, Input, Ms, Now, Numbered, Question, Ticket};
+use super::facts::Facts;
+use super::io::{Command, ConnId, Count, Effect, Input, Ms, Now, Numbered, Question, Ticket};
 use super::limits::{Buckets, Limits, Seen};
-use super::pipeline::{Pipeline, Then};
+use super::moderation::Cooldowns;
+use super::pipeline::{Left, Pipeline, Then};
+use super::presence::Change;
 use super::query::Asked;
-use super::roster::{Hold, Lease, LeaseNo, Record, Roster};
-use crate::model::{Activation, Duplicate, Epoch, MeshCommit, Outcome, Seq, StoredLease, Write};
+use super::roster::{Lease, LeaseNo, Roster};
+use super::status::Expiries;
+use crate::model::{Duplicate, Envelope, Epoch, MeshCommit, Outcome, Seq, Write};
 
-/// First and longest pause between attempts to activate.
-const BACKOFF_MS: (Ms, Ms) = (100, 5_000);
 /// How often the store is told that leases in grace have an owner.
 const BEAT_MS: Ms = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// An activation is under way.
     Activating,
     /// The last one failed, or brought nothing: the next comes then.
@@ -52,16 +52,16 @@ enum Phase {
 pub struct Mesh {
     pub(super) id: MeshId,
     pub(super) limits: Limits,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// How long to wait before the next activation that follows one without a commit.
-    pause: Ms,
+    pub(super) pause: Ms,
     pub(super) epoch: Epoch,
-    floor: Epoch,
+    pub(super) floor: Epoch,
     /// The last sequence given out.
     pub(super) seq: Seq,
     /// The highest sequence the store may have.
-    tail: Seq,
-    entropy: (u128, u64),
+    pub(super) tail: Seq,
+    pub(super) entropy: (u128, u64),
     pub(super) generations: u64,
     pub(super) roster: Roster,
     pub(super) delivery: Delivery,
@@ -69,14 +69,21 @@ pub struct Mesh {
     pub(super) chain: Chain,
     pub(super) buckets: Buckets,
     pub(super) seen: Seen,
+    pub(super) facts: Facts,
+    pub(super) expiries: Expiries,
+    pub(super) cooldowns: Cooldowns,
+    /// Members removed under this epoch: what was read of them before may still be on its way.
+    pub(super) revoked: HashSet<MemberId>,
+    /// Presences that are not announced yet, and when they will be.
+    pub(super) news: BTreeSet<(Ms, LeaseNo)>,
     pub(super) arrivals: BTreeMap<ConnId, Arrival>,
     /// Attaches that wait for a lease of the same key to have left.
     pub(super) late: BTreeMap<LeaseNo, Vec<ConnId>>,
     pub(super) asked: HashMap<Ticket, Asked>,
-    /// Sends behind one that waits for an answer of the store: order is kept.
+    /// Commands behind one that waits for an answer of the store: order is kept.
     pub(super) stalled: BTreeMap<ConnId, VecDeque<(u64, Arc<Command>)>>,
-    inbound: HashMap<ConnId, Inbound>,
-    beat_at: Option<Ms>,
+    pub(super) inbound: HashMap<ConnId, Inbound>,
+    pub(super) beat_at: Option<Ms>,
     pub(super) out: Vec<Effect>,
 }
 
@@ -100,6 +107,11 @@ impl Mesh {
             chain: Chain::after(None),
             buckets: Buckets::default(),
             seen: Seen::default(),
+            facts: Facts::default(),
+            expiries: Expiries::default(),
+            cooldowns: Cooldowns::default(),
+            revoked: HashSet::new(),
+            news: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             late: BTreeMap::new(),
             asked: HashMap::new(),
@@ -142,7 +154,9 @@ impl Mesh {
         match self.phase {
             Phase::Pausing { until } => Some(until),
             Phase::Active => {
-                let rules = [self.roster.deadline(), self.delivery.deadline(), self.beat_at];
+                let news = self.news.first().map(|(at, _)| *at);
+                let (graces, statuses) = (self.roster.deadline(), self.expiries.deadline());
+                let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at];
                 rules.into_iter().flatten().min()
             }
             _ => None,
@@ -163,10 +177,15 @@ impl Mesh {
             }
             _ if self.phase != Phase::Active => {} // the edges will send it again
             Input::Command(numbered) => self.command(now, &numbered),
-            Input::Pong { conn, nonce } => self.pong(conn, nonce),
+            Input::Pong { conn, nonce } => {
+                self.heard(now, conn);
+                self.pong(conn, nonce);
+            }
+            Input::Alive(conn) => self.heard(now, conn),
+            Input::Hook { presence, status } => self.hook(now, &presence, status),
             Input::Lost(conn) => {
                 self.inbound.remove(&conn);
-                self.detach(now, conn, None);
+                self.detach(now, conn, None, false);
             }
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
@@ -181,7 +200,8 @@ impl Mesh {
             let mut wanted = Vec::new();
             self.delivery.pump(now.mono, &mut wanted);
             self.carry_out(wanted);
-            if let Some(units) = self.pipeline.next() {
+            if let Some(mut units) = self.pipeline.next() {
+                self.chain.seal(&self.id, &mut units);
                 let commit = MeshCommit { mesh: self.id.clone(), epoch: self.epoch, units };
                 self.out.push(Effect::Commit(commit));
             }
@@ -195,6 +215,10 @@ impl Mesh {
                 delivery::Out::Ask(ticket, question) => Effect::Ask(ticket, question),
                 delivery::Out::Push { to, envelope } => {
                     let Some((conn, lease)) = self.listening(to) else { continue };
+                    if !self.admits(lease, &envelope) {
+                        self.withhold(to, &envelope);
+                        continue;
+                    }
                     // Members' own sockets drop what names their member (protocol-core §11.2).
                     let hide_member =
                         !lease.record.proven && envelope.sender.member == lease.record.member;
@@ -210,128 +234,21 @@ impl Mesh {
         }
     }
 
+    /// Grants are asked again when an envelope leaves: it may have waited for days.
+    fn admits(&self, lease: &Lease, envelope: &Envelope) -> bool {
+        let wanted = envelope.capability();
+        wanted.is_none_or(|cap| self.facts.allow(&lease.record.member, &envelope.sender, cap))
+    }
+
+    fn withhold(&mut self, from: LeaseNo, envelope: &Envelope) {
+        let confirms = self.delivery.drop_envelope(from, &envelope.id, self.tail);
+        self.settle(confirms);
+        self.out.extend(envelope.capability().map(|cap| Effect::Count(Count::Denied(cap))));
+    }
+
     fn listening(&self, no: LeaseNo) -> Option<(ConnId, &Lease)> {
         let lease = self.roster.get(no)?;
         Some((lease.listening()?, lease))
-    }
-
-    // --- one epoch after another -----------------------------------------------------------
-
-    fn activated(&mut self, now: Now, from: Activation, entropy: u128, held: Vec<Held>) {
-        self.phase = Phase::Active;
-        self.epoch = from.epoch;
-        self.floor = from.epoch;
-        self.seq = from.tail;
-        self.tail = from.tail;
-        self.entropy = (entropy, 0);
-        self.generations = 0;
-        self.chain = Chain::after(from.audit_hash);
-        self.pipeline = Pipeline::default();
-        self.roster = Roster::default();
-        self.delivery = Delivery::load(from.queues, self.delivery.tickets());
-        self.arrivals.clear();
-        self.late.clear();
-        self.asked.clear();
-        self.stalled.clear();
-        self.inbound.clear();
-        self.beat_at = None;
-        let mut held = self.newest(held);
-        for stored in from.leases {
-            let held = held.remove(&stored.row.presence);
-            self.restore(now, stored, held);
-        }
-        let mut orphans: Vec<_> = held.into_values().map(|held| held.conn).collect();
-        orphans.sort_unstable();
-        for conn in orphans {
-            self.out.push(Effect::Close { conn, close: close::UNAVAILABLE });
-        }
-        self.out.push(Effect::Reset(self.epoch));
-        self.keep_beating(now);
-    }
-
-    /// A line that was displaced may not be gone yet: of those that hold a presence, the newest.
-    fn newest(&mut self, all: Vec<Held>) -> HashMap<PresenceId, Held> {
-        let mut newest: HashMap<PresenceId, Held> = HashMap::new();
-        for held in all {
-            let older = match newest.entry(held.presence.clone()) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(held);
-                    continue;
-                }
-                Entry::Occupied(mut other) if other.get().generation < held.generation => {
-                    other.insert(held)
-                }
-                Entry::Occupied(_) => held,
-            };
-            let close = close::SESSION_REPLACED;
-            self.out.push(Effect::Close { conn: older.conn, close });
-        }
-        newest
-    }
-
-    /// A lease as the store has it, and as an edge holds it.
-    fn restore(&mut self, now: Now, stored: StoredLease, edge: Option<Held>) {
-        let Ok(record) = serde_json::from_str::<Record>(&stored.row.body) else {
-            self.pipeline.push(vec![Write::DropLease(stored.row.presence)], Then::Settled);
-            return;
-        };
-        let conn = edge.and_then(|held| {
-            let current = held.generation >= record.generation;
-            if !current {
-                let close = close::SESSION_REPLACED;
-                self.out.push(Effect::Close { conn: held.conn, close });
-            }
-            current.then_some(held.conn)
-        });
-        // Time without an owner does not count: the grace goes on where it stood.
-        let left = self.limits.grace_ms.saturating_sub(stored.away_ms);
-        let hold = match conn {
-            Some(conn) => Hold::Online { conn, answered: true },
-            None => Hold::Away { until: now.mono + left },
-        };
-        let lease = Lease::new(stored.row.presence, record, hold, true);
-        let changed = lease.conn().is_none() != stored.row.away;
-        let no = self.admit(lease);
-        if conn.is_some() {
-            self.delivery.attach(no, self.may_confirm_by_pong(no));
-        }
-        if changed {
-            self.save(no, Then::Settled);
-        }
-    }
-
-    fn missing(&mut self) {
-        self.phase = Phase::Missing;
-        self.epoch = 0;
-        self.out.push(Effect::Reset(0));
-    }
-
-    fn not_activated(&mut self, now: Now) {
-        if self.phase == Phase::Activating {
-            self.pause = self.pause.max(BACKOFF_MS.0);
-            self.pause(now);
-        }
-    }
-
-    /// Nobody knows what the store holds: ask it, under a new epoch. At once, unless the epoch
-    /// before has brought no commit either.
-    fn reactivate(&mut self, now: Now) {
-        if self.pause == 0 {
-            self.pause = BACKOFF_MS.0;
-            self.activate();
-        } else {
-            self.pause(now);
-        }
-    }
-
-    fn pause(&mut self, now: Now) {
-        self.phase = Phase::Pausing { until: now.mono + self.pause };
-        self.pause = (self.pause * 2).min(BACKOFF_MS.1);
-    }
-
-    fn activate(&mut self) {
-        self.phase = Phase::Activating;
-        self.out.push(Effect::Activate { floor: self.floor });
     }
 
     fn tick(&mut self, now: Now) {
@@ -340,6 +257,11 @@ impl Mesh {
             Phase::Active => {
                 while let Some(no) = self.roster.over(now.mono) {
                     self.leave(now, no);
+                }
+                while self.end_working(now.mono) {}
+                while let Some((at, no)) = self.news.first().copied().filter(|n| n.0 <= now.mono) {
+                    self.news.remove(&(at, no));
+                    self.announce_arrival(now, no);
                 }
                 let mut wanted = Vec::new();
                 self.delivery.check(now.mono, &mut wanted);
@@ -373,14 +295,14 @@ impl Mesh {
     }
 
     pub(super) fn execute(&mut self, now: Now, conn: ConnId, number: u64, command: &Arc<Command>) {
-        // What was read before a close is executed before it.
-        if let (Command::Detach, Some(stalled)) = (&**command, self.stalled.get_mut(&conn)) {
+        if let Some(stalled) = self.stalled.get_mut(&conn) {
             stalled.push_back((number, command.clone()));
             return;
         }
+        self.heard(now, conn);
         match &**command {
             Command::Attach(attach) => self.arrive(conn, number, attach),
-            Command::Detach => self.detach(now, conn, Some(number)),
+            Command::Detach { clean } => self.detach(now, conn, Some(number), *clean),
             Command::Send(send) => self.send(now, conn, number, send, command),
             Command::ClientAck(ack) => {
                 if let Some(no) = self.roster.of_conn(conn)
@@ -391,8 +313,34 @@ impl Mesh {
                 }
                 self.out.push(Effect::Result { conn, number, frame: None });
             }
-            Command::ListPeers { req_id } => self.list_peers(conn, number, req_id.clone()),
-            Command::MessageStatus(ask) => self.message_status(conn, number, ask),
+            Command::Request(request) => self.request(now, conn, number, request),
+        }
+    }
+
+    fn request(&mut self, now: Now, conn: ConnId, number: u64, request: &Request) {
+        let mut change = |to: Change<'_>| self.change(conn, number, request.req_id.clone(), &to);
+        match &request.verb {
+            Verb::SetSummary { summary } => change(Change::Summary(summary)),
+            Verb::SetVisible { visible } => change(Change::Visible(*visible)),
+            Verb::SetProfile(profile) => change(Change::Profile(profile)),
+            Verb::SetStats { stats } => change(Change::Stats(stats)),
+            Verb::JoinGroup(group) => change(Change::Join(group)),
+            Verb::LeaveGroup { name } => change(Change::Leave(name)),
+            Verb::SetStatus { status } => self.set_status(now, conn, number, *status),
+            Verb::ListPeers
+            | Verb::MessageStatus { .. }
+            | Verb::ListBans
+            | Verb::AuditQuery { .. }
+            | Verb::AuditVerify => self.query(conn, number, request),
+            Verb::Disconnect(_) | Verb::Kick(_) | Verb::Ban { .. } | Verb::Unban { .. } => {
+                self.moderate(conn, number, request);
+            }
+        }
+    }
+
+    fn heard(&mut self, now: Now, conn: ConnId) {
+        if let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) {
+            lease.heard = now.mono;
         }
     }
 
@@ -403,7 +351,7 @@ impl Mesh {
         }
     }
 
-    fn settle(&mut self, confirms: Vec<crate::model::Confirm>) {
+    pub(super) fn settle(&mut self, confirms: Vec<crate::model::Confirm>) {
         if !confirms.is_empty() {
             let writes = confirms.into_iter().map(Write::Confirm).collect();
             self.pipeline.push(writes, Then::Settled);
@@ -412,14 +360,20 @@ impl Mesh {
 
     /// A connection ends. The result of its detach comes behind those of all it asked for before:
     /// until then the edge would ask again, should the mesh change its epoch.
-    fn detach(&mut self, now: Now, conn: ConnId, number: Option<u64>) {
+    fn detach(&mut self, now: Now, conn: ConnId, number: Option<u64>, clean: bool) {
         let done = |number| Effect::Result { conn, number, frame: None };
         self.out.extend(self.arrivals.remove(&conn).map(|arrival| done(arrival.number)));
         match self.roster.of_conn(conn) {
+            Some(no) if clean && self.is_brief(no) => {
+                self.out.extend(number.map(done));
+                self.leave(now, no);
+            }
             Some(no) => self.away(
                 now,
                 no,
-                number.map_or(Then::Settled, |number| Then::Detached { conn, number }),
+                number.map_or(Then::Settled, |number| {
+                    Then::Done { conn, number, frame: None, tell: None }
+                }),
             ),
             None => self.out.extend(number.map(done)),
         }
@@ -428,22 +382,35 @@ impl Mesh {
     // --- what the store says ---------------------------------------------------------------
 
     fn committed(&mut self, now: Now, outcome: Outcome) {
-        let thens = self.pipeline.done();
         match outcome {
-            Outcome::Committed { duplicates } => {
+            Outcome::Committed { purged } => {
                 self.pause = 0;
-                self.settled(now, thens, duplicates);
+                self.chain.settle();
+                if purged > 0 {
+                    self.out.push(Effect::Count(Count::Dropped("banned", purged)));
+                }
+                let durable = self.pipeline.done();
+                self.settled(now, durable);
+            }
+            Outcome::Known(known) => {
+                let mut originals: HashMap<Seq, _> =
+                    known.into_iter().map(|known| (known.seq, known.original)).collect();
+                let taken = self.pipeline.take_out(&originals.keys().copied().collect());
+                for accepted in taken {
+                    let original = originals.remove(&accepted.envelope.seq);
+                    self.accepted(accepted, original);
+                }
             }
             Outcome::Fenced => {
                 self.phase = Phase::Superseded;
                 self.out.push(Effect::Superseded);
             }
-            Outcome::Poisoned { committed, duplicates } => {
-                let mut durable = thens;
+            Outcome::Stopped { committed, at } => {
+                let mut durable = self.pipeline.done();
                 let behind = durable.split_off(committed.min(durable.len()));
-                self.settled(now, durable, duplicates);
-                if let Some(poison) = behind.into_iter().next() {
-                    self.refuse_poison(poison);
+                self.settled(now, durable);
+                if let Some(stopped) = behind.into_iter().next() {
+                    self.refuse_stopped(stopped, at);
                 }
                 // What was not written is worked out again, by those who asked for it.
                 self.reactivate(now);
@@ -451,46 +418,63 @@ impl Mesh {
         }
     }
 
-    fn settled(&mut self, now: Now, thens: Vec<Then>, duplicates: Vec<Duplicate>) {
-        let mut originals: HashMap<Seq, _> =
-            duplicates.into_iter().map(|known| (known.seq, known.original)).collect();
+    fn settled(&mut self, now: Now, thens: Vec<Then>) {
         for then in thens {
             match then {
                 Then::Settled => {}
                 Then::Accepted(accepted) => {
-                    let seq = accepted.envelope.seq;
-                    self.tail = self.tail.max(seq);
-                    self.accepted(*accepted, originals.remove(&seq));
+                    self.tail = self.tail.max(accepted.envelope.seq);
+                    self.accepted(*accepted, None);
                 }
                 Then::Attached { no, conn, number, ack } => {
                     self.attached(now, no, conn, number, *ack);
                 }
-                Then::Detached { conn, number } => {
-                    self.out.push(Effect::Result { conn, number, frame: None });
+                Then::Done { conn, number, frame, tell } => {
+                    self.out.push(Effect::Result { conn, number, frame });
+                    if let Some((event, no)) = tell {
+                        self.announce(now, event, no);
+                    }
                 }
-                Then::Left { no } => self.left(now, no),
+                Then::Left(left) => self.gone(now, *left),
             }
         }
     }
 
-    fn refuse_poison(&mut self, poison: Then) {
-        match poison {
-            Then::Accepted(accepted) => {
+    /// Departures are durable: the one way in which what a session owned is freed.
+    fn gone(&mut self, now: Now, left: Left) {
+        for no in left.leases {
+            self.left(now, no);
+        }
+        for member in &left.banned {
+            self.delivery.forget_member(member);
+        }
+        if let Some((conn, number, frame)) = left.reply {
+            self.reply(conn, number, frame);
+        }
+        for (conn, close) in left.conns {
+            self.out.push(Effect::Close { conn, close });
+        }
+    }
+
+    /// A unit that the store did not write: its data was refused, or its key was known.
+    fn refuse_stopped(&mut self, stopped: Then, at: Option<Duplicate>) {
+        match (stopped, at) {
+            (Then::Accepted(accepted), Some(known)) => {
+                self.accepted(*accepted, Some(known.original));
+            }
+            (Then::Accepted(accepted), None) => {
                 let accepted = *accepted;
                 let text = "invalid: the store refuses this message";
                 self.refuse_send(accepted.conn, accepted.number, accepted.ack_id, "poison", text);
             }
-            Then::Attached { conn, number, .. } => {
+            (Then::Attached { conn, number, .. }, _) => {
                 let text = "hello rejected: malformed";
-                self.turn_down(
-                    conn,
-                    number,
-                    "malformed",
-                    text,
-                    close::Close::rejected("malformed"),
-                );
+                self.turn_down(conn, number, "malformed", text, Close::rejected("malformed"));
             }
-            Then::Settled | Then::Detached { .. } | Then::Left { .. } => {}
+            (Then::Done { conn, number, .. }, _) => {
+                self.out.push(Effect::Result { conn, number, frame: None });
+            }
+            (Then::Settled | Then::Left(_), _) => {}
         }
     }
 

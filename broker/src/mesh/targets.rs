@@ -1,7 +1,9 @@
 //! Whom a `send` is for (protocol-core §4.1): resolved once, when it is accepted.
 
+use protocol::MemberId;
+
 use super::roster::{Lease, LeaseNo, Roster};
-use crate::model::Recipient;
+use crate::model::{Recipient, Topic};
 
 /// Why there is nobody to send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,23 +12,33 @@ pub(crate) enum Nobody {
     Absent,
     /// A topic that does not exist.
     NoTopic,
+    /// A topic that the sender is not in.
+    NotInTopic,
 }
+
+/// A recipient's queue, and the member whose grants count.
+pub(crate) type Reached = (Recipient, MemberId);
 
 /// Who gets it, and whether it was addressed to one or to many.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Resolved {
     /// One session or member.
-    Direct(Recipient),
+    Direct(Reached),
     /// Each visible lease of other members that fits, in grace or online. May be empty.
-    Many(Vec<Recipient>),
+    Many(Vec<Reached>),
 }
 
 /// Resolves `target`, as sent by the lease `from`.
-pub(crate) fn resolve(roster: &Roster, from: LeaseNo, target: &str) -> Result<Resolved, Nobody> {
+pub(crate) fn resolve(
+    roster: &Roster,
+    from: LeaseNo,
+    target: &str,
+    topic: Option<&Topic>,
+) -> Result<Resolved, Nobody> {
     match target.split_at_checked(1) {
         _ if target == "*" || target == "@all" => Ok(many(roster, from, |_| true)),
         Some(("@", group)) => Ok(many(roster, from, |lease| lease.record.in_group(group))),
-        Some(("#", _)) => Err(Nobody::NoTopic),
+        Some(("#", _)) => in_topic(roster, from, topic.ok_or(Nobody::NoTopic)?),
         _ => direct(roster, from, target).map(Resolved::Direct).ok_or(Nobody::Absent),
     }
 }
@@ -36,10 +48,25 @@ fn many(roster: &Roster, from: LeaseNo, fits: impl Fn(&Lease) -> bool) -> Resolv
     let others = roster.iter().filter(|(_, lease)| Some(&lease.record.member) != member);
     let chosen =
         others.filter(|(_, lease)| lease.record.visible && lease.is_eligible() && fits(lease));
-    Resolved::Many(chosen.map(|(_, lease)| lease.own()).collect())
+    Resolved::Many(chosen.map(|(_, lease)| reached(lease)).collect())
 }
 
-fn direct(roster: &Roster, from: LeaseNo, target: &str) -> Option<Recipient> {
+fn reached(lease: &Lease) -> Reached {
+    (lease.own(), lease.record.member.clone())
+}
+
+/// Each other lease of the topic's members, whether it is visible or not: they asked for it.
+fn in_topic(roster: &Roster, from: LeaseNo, topic: &Topic) -> Result<Resolved, Nobody> {
+    let is_in = |lease: &Lease| topic.members.contains(&lease.record.member);
+    if !roster.get(from).is_some_and(is_in) {
+        return Err(Nobody::NotInTopic);
+    }
+    let others = roster.iter().filter(|(no, lease)| *no != from && lease.is_eligible());
+    let chosen = others.filter(|(_, lease)| is_in(lease));
+    Ok(Resolved::Many(chosen.map(|(_, lease)| reached(lease)).collect()))
+}
+
+fn direct(roster: &Roster, from: LeaseNo, target: &str) -> Option<Reached> {
     let sender = roster.get(from)?;
     let eligible = |no: LeaseNo, lease: &Lease| no != from && lease.is_eligible();
     let others = || roster.addressed(target).filter(|(no, lease)| eligible(*no, lease));
@@ -48,14 +75,15 @@ fn direct(roster: &Roster, from: LeaseNo, target: &str) -> Option<Recipient> {
     let doubts = |lease: &Lease| (!lease.record.proven, lease.record.twin);
     let session = others().filter(|(_, l)| by_session(l)).min_by_key(|(_, l)| doubts(l));
     if let Some((_, lease)) = session {
-        return Some(lease.own());
+        return Some(reached(lease));
     }
     let (_, lease) = others().next()?;
     if lease.record.member != sender.record.member {
-        return Some(Recipient::Member(lease.record.member.clone()));
+        let member = lease.record.member.clone();
+        return Some((Recipient::Member(member.clone()), member));
     }
     // Mail to one's own member goes to a sibling, not back to the sender; to a session if there is
     // one, because members' own sockets drop what comes from their member (protocol-core §11.2).
     let best = others().min_by_key(|(no, l)| (!l.record.proven, l.conn().is_none(), *no))?;
-    Some(best.1.own())
+    Some(reached(best.1))
 }

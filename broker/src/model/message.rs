@@ -6,7 +6,7 @@ use std::sync::Arc;
 use protocol::client::Priority;
 use protocol::{MemberId, MessageId, PresenceId};
 
-use super::Seq;
+use super::{Capability, Seq};
 
 /// Who sent an envelope, as its recipients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,15 @@ impl Envelope {
     /// Bytes it holds in memory, near enough to bound queues with.
     pub fn bytes(&self) -> usize {
         self.nonce.len() + self.ciphertext.len() + self.target.len() + 256
+    }
+
+    /// What its recipients must grant its sender: nothing in a topic, which they joined.
+    pub fn capability(&self) -> Option<Capability> {
+        match self.target.as_bytes().first() {
+            Some(b'#') => None,
+            Some(b'@' | b'*') => Some(Capability::Broadcast),
+            _ => Some(Capability::Dm),
+        }
     }
 
     /// The lane it waits in.

@@ -82,6 +82,8 @@ label!(
         ParentMemberIdMismatch = "parent_member_id_mismatch",
         /// Not the reference's: a signature seen before.
         Replayed = "replayed",
+        /// Not the reference's: the session was kicked a moment ago.
+        Kicked = "kicked",
         /// Not the reference's: too many sockets without a hello from one address.
         HalfOpen = "half_open",
         /// Not the reference's: the store or the owner did not answer in time.
@@ -123,6 +125,10 @@ label!(
         QueueFull = "queue_full",
         /// Not the reference's: the store did not answer in time.
         Unavailable = "unavailable",
+        /// Not the reference's: the recipient does not let the sender write to it.
+        Grants = "grants",
+        /// Not the reference's: no such topic, or not one of its members.
+        NoTopic = "no_topic",
     }
 );
 
@@ -182,5 +188,7 @@ label!(
     MessageDropped, "reason" {
         QueueFull = "queue_full",
         Expired = "expired",
+        /// Of a member that was removed from the mesh, or for one.
+        Banned = "banned",
     }
 );

@@ -17,24 +17,6 @@ const COUNT: Setting =
 const HIDDEN: Setting = Setting { secrecy: Secrecy::Hidden, ..TEXT };
 
 pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "STATUS_TTL_SECONDS",
-        default: Default::Is("60"),
-        what: "Seconds a `working` status holds",
-        ..COUNT
-    },
-    Setting {
-        name: "HOOK_FRESH_WINDOW_SECONDS",
-        default: Default::Is("30"),
-        what: "Seconds a status from a hook outranks others",
-        ..COUNT
-    },
-    Setting {
-        name: "HOOK_RATE_LIMIT_PER_MIN",
-        default: Default::Is("30"),
-        what: "Hook requests per minute",
-        ..COUNT
-    },
     Setting { name: "EXPECTED_MIGRATION", what: "Migration that readiness waits for", ..TEXT },
     Setting { name: "BROKER_LEGACY_AUTH", what: "Old hook authentication", ..TEXT },
     Setting { name: "BROKER_INVITE_V2_ENABLED", what: "v2 invites", ..TEXT },

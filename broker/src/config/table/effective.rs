@@ -152,6 +152,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..LIMIT
     },
     Setting {
+        name: "CLIENT_ADDRESS_HEADER",
+        what: "Header in which the proxy in front names the client's address, such as \
+               `Fly-Client-IP`; it is believed, so set it only behind a proxy that sets it",
+        set: |c, text| {
+            let name = text.parse().map_err(|_| "the name of an HTTP header".to_owned())?;
+            c.client_address_header = Some(name);
+            Ok(())
+        },
+        ..LIMIT
+    },
+    Setting {
         name: "LEASE_GRACE_SECONDS",
         default: Default::Is("90"),
         what: "Seconds a lost session keeps its presence; who returns within is not seen leaving",
@@ -167,6 +178,44 @@ pub(super) const SETTINGS: &[Setting] = &[
             let words = [("reject", OfflineDirect::Reject), ("queue", OfflineDirect::Queue)];
             choice(text, &words).map(|what| c.offline_direct = what)
         },
+        ..BEHAVIOUR
+    },
+    Setting {
+        name: "STATUS_TTL_SECONDS",
+        default: Default::Is("60"),
+        what: "Seconds a `working` status holds that nobody repeats",
+        set: |c, text| seconds(text, 1..=DAY_SECONDS).map(|t| c.status_ttl = t),
+        ..BEHAVIOUR
+    },
+    Setting {
+        name: "HOOK_FRESH_WINDOW_SECONDS",
+        default: Default::Is("30"),
+        what: "Seconds a status told by a hook holds and outranks others",
+        set: |c, text| seconds(text, 1..=DAY_SECONDS).map(|t| c.hook_fresh = t),
+        ..BEHAVIOUR
+    },
+    Setting {
+        name: "HOOK_RATE_LIMIT_PER_MIN",
+        default: Default::Is("30"),
+        what: "Requests to `/hook/set-status` per minute and IP address, as many at once",
+        set: |c, text| whole(text, 1..=1_000_000).map(|n| c.hook_rate_per_minute = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "HOOK_TOKEN",
+        what: "If set, `/hook/set-status` wants it as `Authorization: Bearer`",
+        secrecy: Secrecy::Hidden,
+        set: |c, text| {
+            c.hook_token = Some(text.into());
+            Ok(())
+        },
+        ..BEHAVIOUR
+    },
+    Setting {
+        name: "KICK_COOLDOWN_SECONDS",
+        default: Default::Is("10"),
+        what: "Seconds a kicked session stays out; 0 lets it back at once",
+        set: |c, text| seconds(text, 0..=DAY_SECONDS).map(|t| c.kick_cooldown = t),
         ..BEHAVIOUR
     },
     // 8: `docker stop` kills after 10 s where nobody said otherwise, Kubernetes after 30. So the
