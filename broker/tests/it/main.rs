@@ -7,6 +7,7 @@
 
 mod audit;
 mod hostile;
+mod identities;
 mod joining;
 mod legacy;
 mod lifecycle;
