@@ -31,6 +31,7 @@ mod peers;
 mod presence;
 mod push;
 mod receipts;
+mod restored;
 mod send;
 mod session_hello;
 mod status;
@@ -109,6 +110,7 @@ fn all() -> Vec<Check> {
         presence::checks(),
         status::checks(),
         peers::checks(),
+        restored::checks(),
         hook::checks(),
         hook_status::checks(),
         audit::checks(),

@@ -6,10 +6,9 @@ use serde::Serialize;
 use tokio::time::Duration;
 
 /// What a run does not show, and why.
-const NOT_CHECKED: [&str; 12] = [
+const NOT_CHECKED: [&str; 11] = [
     "the broker's ping and its 75 s watchdog (§1): longer than a run",
     "peer_left at the end of the grace, sweeps and timers (§3): 90 s and more",
-    "hello_ack's restored fields and peer_returned (§2.4, §2.6): need the grace to end",
     "capacity, and that a full mesh takes back its own (§2.2, defect 4): would fill the mesh",
     "1001 at shutdown (§1.3): would stop the broker",
     "grants (§4.4): no verb of a peer sets them",
