@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Fault, Verdict, ensure, has, is_iso_ms, text};
-use super::peer::{Peer, is_event};
+use super::expect::{Fault, Verdict, ensure, has, is_event, is_iso_ms, text};
+use super::peer::Peer;
 use super::persona::Persona;
 use super::{Check, check, join};
 

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::bench::Bench;
-use super::expect::{Verdict, ensure, has, is_iso_ms, is_uuid_v4, text};
-use super::peer::{Peer, is_event};
+use super::expect::{Verdict, ensure, has, is_event, is_iso_ms, is_uuid_v4, text};
+use super::peer::Peer;
 use super::{Check, check};
 
 pub(super) fn checks() -> Vec<Check> {

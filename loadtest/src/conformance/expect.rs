@@ -95,6 +95,16 @@ pub(crate) fn is_uuid_v4(text: &str) -> bool {
         && parts.concat().bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// Whether it is the message with this body.
+pub(crate) fn is_message(frame: &Value, body: &str) -> bool {
+    frame["type"] == "push" && frame["ciphertext"] == *body
+}
+
+/// Whether it is this event about the peer with this key.
+pub(crate) fn is_event(frame: &Value, event: &str, key: &str) -> bool {
+    frame["event"] == *event && frame["eventData"]["pubkey"] == *key
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

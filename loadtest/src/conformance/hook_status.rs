@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Verdict, has, same};
+use super::expect::{Verdict, has, is_message, same};
 use super::hook::hook;
-use super::peer::{Peer, is_message};
+use super::peer::Peer;
 use super::persona::Persona;
 use super::presence::{row, told};
 use super::{Check, check};
@@ -40,7 +40,7 @@ async fn a_hook_that_says_idle_lets_go_what_waited(bench: &Bench) -> Verdict {
     let body = bench.word("waits");
     ana.send(&ben.key(), &body).await?;
     let early = |frame: &Value| is_message(frame, &body);
-    ben.nothing_until_marker(&mut ana, "it came at once", early).await?;
+    ben.nothing_until(&mut ana, "now", "it came at once", early).await?;
     hook(bench, says(&ben.who, "idle")).await?;
     ben.message(&body).await?;
     Ok(())

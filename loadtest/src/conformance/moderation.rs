@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Verdict, ensure, has};
-use super::peer::{Peer, is_event};
+use super::expect::{Verdict, ensure, has, is_event};
+use super::peer::Peer;
 use super::{Check, check};
 
 /// A broker that answers at once needs a few questions until somebody is stale.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::Verdict;
-use super::peer::{Peer, is_message};
+use super::expect::{Verdict, is_message};
+use super::peer::Peer;
 use super::{Check, check};
 
 pub(super) fn checks() -> Vec<Check> {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::bench::Bench;
-use super::expect::{Fault, Verdict, brief, ensure, has, text};
+use super::expect::{Fault, Verdict, brief, ensure, has, is_event, is_message, text};
 use super::persona::Persona;
 use super::socket::{Ending, PATIENCE, Socket, farewell, open};
 
@@ -193,8 +193,21 @@ impl<'a> Peer<'a> {
         what: &str,
         fits: impl Fn(&Value) -> bool,
     ) -> Verdict {
+        self.nothing_until(from, "next", what, fits).await
+    }
+
+    /// The same with a marker of this priority: only among equals is there an order, but only what
+    /// is urgent reaches who is busy.
+    pub(crate) async fn nothing_until(
+        &mut self,
+        from: &mut Peer<'_>,
+        priority: &str,
+        what: &str,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Verdict {
         let marker = self.bench.word("marker");
-        let ack = from.send_with(&self.key(), &marker, json!({ "priority": "now" })).await?;
+        let with = json!({ "priority": priority });
+        let ack = from.send_with(&self.key(), &marker, with).await?;
         has(&ack, &json!({ "queued": true }))?;
         self.message(&marker).await?;
         self.has_not(what, fits)
@@ -280,14 +293,4 @@ impl<'a> Peer<'a> {
         }
         self.inbox.push(frame);
     }
-}
-
-/// Whether it is the message with this body.
-pub(crate) fn is_message(frame: &Value, body: &str) -> bool {
-    frame["type"] == "push" && frame["ciphertext"] == *body
-}
-
-/// Whether it is this event about the peer with this key.
-pub(crate) fn is_event(frame: &Value, event: &str, key: &str) -> bool {
-    frame["event"] == *event && frame["eventData"]["pubkey"] == *key
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Fault, Verdict, ensure, has, is_row_id, same, text};
-use super::peer::{Peer, is_message};
+use super::expect::{Fault, Verdict, ensure, has, is_message, is_row_id, same, text};
+use super::peer::Peer;
 use super::{Check, check};
 
 const NO_RECIPIENT: &str = "no connected peer for target \

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Verdict, same};
-use super::peer::{Peer, is_message};
+use super::expect::{Verdict, is_message, same};
+use super::peer::Peer;
 use super::presence::{row, told};
 use super::{Check, check};
 
@@ -55,7 +55,7 @@ async fn holds_back(bench: &Bench, status: &str) -> Verdict {
     ana.send_with(&ben.key(), &low, json!({ "priority": "low" })).await?;
     let early = |frame: &Value| is_message(frame, &next) || is_message(frame, &low);
     // The marker is urgent.
-    let held = ben.nothing_until_marker(&mut ana, "it came at once", early).await;
+    let held = ben.nothing_until(&mut ana, "now", "it came at once", early).await;
     set(&mut ben, "idle").await?;
     held?;
     ben.message(&next).await?;

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Fault, Verdict, ensure, has, text};
-use super::peer::{Peer, is_message};
+use super::expect::{Fault, Verdict, ensure, has, is_message, text};
+use super::peer::Peer;
 use super::{Check, check};
 
 pub(super) fn checks() -> Vec<Check> {
