@@ -5,6 +5,7 @@
 //! file. An event is waited for with a deadline; that something does *not* come is shown by a
 //! marker sent behind it. What a run cannot show is listed under the table, never passed.
 
+mod absence;
 mod bench;
 mod expect;
 mod peer;

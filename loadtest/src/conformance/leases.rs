@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::bench::Bench;
-use super::expect::{Verdict, ensure, has, is_event, is_message, same, text};
+use super::expect::{Verdict, ensure, is_event, is_message, is_row_id, same, text};
 use super::peer::Peer;
 use super::{Check, check};
 
@@ -53,6 +53,7 @@ async fn a_session_that_returns_keeps_its_presence(bench: &Bench) -> Verdict {
     let who = bench.anyone();
     let first = Peer::session(bench, who.clone()).await?;
     let presence = first.greeting["presenceId"].clone();
+    ensure(is_row_id(text(&first.greeting, "presenceId")), || format!("it is {presence}"))?;
     first.leave().await;
     let again = Peer::session(bench, who).await?;
     same("presenceId", &again.greeting["presenceId"], &presence)
@@ -62,6 +63,7 @@ async fn a_member_that_returns_keeps_its_presence(bench: &Bench) -> Verdict {
     let who = bench.anyone();
     let first = Peer::member(bench, who.clone()).await?;
     let presence = first.greeting["presenceId"].clone();
+    ensure(is_row_id(text(&first.greeting, "presenceId")), || format!("it is {presence}"))?;
     first.leave().await;
     let again = Peer::member(bench, who).await?;
     same("presenceId", &again.greeting["presenceId"], &presence)
@@ -122,7 +124,7 @@ async fn an_equal_session_id_under_another_key_evicts_nobody(bench: &Bench) -> V
 
 async fn evicts_nobody(mut first: Peer<'_>, mut second: Peer<'_>) -> Verdict {
     for peer in [&mut first, &mut second] {
-        has(&peer.ask(json!({ "type": "list_peers" })).await?, &json!({ "type": "peers_list" }))?;
+        peer.is_served().await?;
     }
     let presences = (&first.greeting["presenceId"], &second.greeting["presenceId"]);
     ensure(presences.0 != presences.1, || "both have one presence".to_owned())
@@ -142,6 +144,6 @@ async fn a_claimed_session_key_that_another_has_proven_counts_as_none(bench: &Be
     thief.send(&ana.key(), &said).await?;
     let push = ana.message(&said).await?;
     same("senderPubkey", text(&push, "senderPubkey"), thief.who.member.pubkey.as_str())?;
-    thief.ask(json!({ "type": "list_peers" })).await?;
+    thief.is_served().await?;
     thief.has_not("the thief has it", |frame| is_message(frame, &body))
 }

@@ -37,7 +37,7 @@ async fn a_plain_member_may_not_moderate(bench: &Bench) -> Verdict {
         let message = format!("only owner or admin can {word}");
         has(&reply, &json!({ "type": "error", "code": "forbidden", "message": message }))?;
     }
-    has(&ben.ask(json!({ "type": "list_peers" })).await?, &json!({ "type": "peers_list" }))
+    ben.is_served().await
 }
 
 async fn a_kick_without_a_mode_does_nothing(bench: &Bench) -> Verdict {
@@ -87,7 +87,7 @@ async fn a_kick_leaves_members_own_connections(bench: &Bench) -> Verdict {
     let reply = admin.ask(json!({ "type": "kick", "target": name })).await?;
     let want = json!({ "type": "kick_ack", "kicked": [], "skipped_control_plane": [name] });
     has(&reply, &want)?;
-    has(&own.ask(json!({ "type": "list_peers" })).await?, &json!({ "type": "peers_list" }))
+    own.is_served().await
 }
 
 async fn a_disconnect_closes_members_own_connections_too(bench: &Bench) -> Verdict {
@@ -166,7 +166,7 @@ async fn a_disconnect_of_all_spares_the_caller(bench: &Bench) -> Verdict {
     has(&reply, &json!({ "type": "disconnect_ack" }))?;
     session.closed(1000, "disconnected").await?;
     own.closed(1000, "disconnected").await?;
-    has(&admin.ask(json!({ "type": "list_peers" })).await?, &json!({ "type": "peers_list" }))
+    admin.is_served().await
 }
 
 async fn a_kick_of_all_spares_the_caller_and_members_own_connections(bench: &Bench) -> Verdict {
@@ -177,7 +177,7 @@ async fn a_kick_of_all_spares_the_caller_and_members_own_connections(bench: &Ben
     has(&reply, &json!({ "type": "kick_ack" }))?;
     session.closed(4001, "kicked").await?;
     for peer in [&mut own, &mut admin] {
-        has(&peer.ask(json!({ "type": "list_peers" })).await?, &json!({ "type": "peers_list" }))?;
+        peer.is_served().await?;
     }
     Ok(())
 }

@@ -114,6 +114,12 @@ impl<'a> Peer<'a> {
         self.until(&what, |frame| frame["_reqId"] == *req_id).await
     }
 
+    /// Is answered, so what was said before has been handled.
+    pub(crate) async fn is_served(&mut self) -> Verdict {
+        let reply = self.ask(json!({ "type": "list_peers" })).await?;
+        has(&reply, &json!({ "type": "peers_list" }))
+    }
+
     /// Sends with whatever `with` has beside, and waits for the ack.
     pub(crate) async fn send_with(&mut self, to: &str, body: &str, with: Value) -> Verdict<Value> {
         let id = self.launch(to, body, with).await?;
@@ -184,41 +190,6 @@ impl<'a> Peer<'a> {
     /// The system event of this name about the peer with this key.
     pub(crate) async fn event(&mut self, event: &str, key: &str) -> Verdict<Value> {
         self.until(event, |frame| is_event(frame, event, key)).await
-    }
-
-    /// Fails if a frame that fits has come before what `from` sends now.
-    pub(crate) async fn nothing_until_marker(
-        &mut self,
-        from: &mut Peer<'_>,
-        what: &str,
-        fits: impl Fn(&Value) -> bool,
-    ) -> Verdict {
-        self.nothing_until(from, "next", what, fits).await
-    }
-
-    /// The same with a marker of this priority: only among equals is there an order, but only what
-    /// is urgent reaches who is busy.
-    pub(crate) async fn nothing_until(
-        &mut self,
-        from: &mut Peer<'_>,
-        priority: &str,
-        what: &str,
-        fits: impl Fn(&Value) -> bool,
-    ) -> Verdict {
-        let marker = self.bench.word("marker");
-        let with = json!({ "priority": priority });
-        let ack = from.send_with(&self.key(), &marker, with).await?;
-        has(&ack, &json!({ "queued": true }))?;
-        self.message(&marker).await?;
-        self.has_not(what, fits)
-    }
-
-    /// Fails if a frame that fits has been read.
-    pub(crate) fn has_not(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Verdict {
-        match self.inbox.iter().find(|frame| fits(frame)) {
-            Some(frame) => Err(Fault::Failed(format!("{what}: {}", brief(frame)))),
-            None => Ok(()),
-        }
     }
 
     /// Waits until the broker closes the socket.

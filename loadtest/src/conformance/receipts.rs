@@ -60,7 +60,7 @@ async fn a_message_is_held_until_it_is_confirmed(bench: &Bench) -> Verdict {
 /// The status once the recipient's confirmation, which nothing answers, has been handled: what it
 /// asks behind it is answered after it.
 async fn confirmed(ana: &mut Peer<'_>, ben: &mut Peer<'_>, id: &str) -> Verdict<Value> {
-    ben.ask(json!({ "type": "list_peers" })).await?;
+    ben.is_served().await?;
     let mut reply = status(ana, id).await?;
     // The answer may overtake the commit of the confirmation, but not often.
     for _ in 0..50 {
@@ -107,7 +107,7 @@ async fn a_confirmation_of_nothing_is_ignored(bench: &Bench) -> Verdict {
     let mut ana = Peer::session(bench, bench.anyone()).await?;
     ana.say(json!({ "type": "client_ack" })).await?;
     ana.say(json!({ "type": "client_ack", "brokerMessageId": bench.word("none") })).await?;
-    ana.ask(json!({ "type": "list_peers" })).await?;
+    ana.is_served().await?;
     ana.has_not("answered", |frame| frame["type"] != "push")
 }
 

@@ -21,7 +21,7 @@ async fn leave_behind(bench: &Bench, who: &Persona, said: &[Value]) -> Verdict {
     for frame in said {
         own.say(frame.clone()).await?;
     }
-    own.ask(json!({ "type": "list_peers" })).await?;
+    own.is_served().await?;
     own.leave().await;
     // What is accepted now is stored behind what was saved then.
     let mut other = Peer::session(bench, bench.anyone()).await?;
@@ -51,7 +51,7 @@ async fn a_member_that_comes_anew_is_told_what_it_left(bench: &Bench) -> Verdict
         let stats = &greeting["restoredStats"];
         ensure(stats[count].as_u64() >= Some(least), || format!("restoredStats are {stats}"))?;
     }
-    anew.ask(json!({ "type": "list_peers" })).await?;
+    anew.is_served().await?;
     Ok(())
 }
 
