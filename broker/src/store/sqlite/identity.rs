@@ -32,7 +32,9 @@ pub(super) async fn identify(
     let found = sqlx::query(
         "SELECT coalesce(nullif(name, ''), nullif(slug, ''), id), archived_at IS NOT NULL, \
            self_editable, \
-           (SELECT member_id FROM session_key WHERE mesh_id = mesh.id AND key = ?2) \
+           (SELECT member_id FROM session_key k WHERE k.mesh_id = mesh.id AND k.key = ?2 \
+              AND NOT EXISTS (SELECT 1 FROM member r \
+                WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL)) \
          FROM mesh WHERE id = ?1",
     )
     .bind(mesh.as_str())
