@@ -13,8 +13,10 @@
 
 mod accepting;
 mod leases;
+mod ledger;
 mod meshes;
 mod ownership;
+mod people;
 mod queues;
 mod retention;
 mod scene;
@@ -26,8 +28,10 @@ use protocol::{MemberId, MeshId};
 
 pub use accepting::*;
 pub use leases::*;
+pub use ledger::*;
 pub use meshes::*;
 pub use ownership::*;
+pub use people::*;
 pub use queues::*;
 pub use retention::*;
 
@@ -48,6 +52,15 @@ pub trait Backend: Send + Sync {
 
     /// Sets a mesh's `archived_at`.
     async fn archive(&self, mesh: &MeshId);
+
+    /// Runs one statement on the tables. In it, `{mesh}` and `{broker}` stand for what comes before
+    /// the name of a table that is the reference's or ours, `{now}` and `{yesterday}` for times as
+    /// columns hold them, `{ms}` for the store's clock in milliseconds since the Unix epoch, as
+    /// text.
+    async fn run(&self, statement: &str);
+
+    /// The same, for the texts that a query answers.
+    async fn texts(&self, query: &str) -> Vec<String>;
 }
 
 /// Hands the name of every promise to another macro: `each_store_promise!(my_macro)` becomes
@@ -107,6 +120,21 @@ macro_rules! each_store_promise {
             a_shared_envelope_goes_with_all_its_deliveries,
             the_tail_does_not_fall_when_envelopes_go,
             much_that_is_old_goes_in_one_call,
+            a_state_keeps_what_is_not_changed_and_adds_what_is_counted,
+            grants_are_read_of_members_that_restrict,
+            a_topic_is_found_by_its_id_or_its_name,
+            a_topics_history_grows_with_what_is_accepted,
+            moderation_finds_whom_it_is_about,
+            a_removed_member_is_a_ban_until_it_is_let_in_again,
+            what_waits_of_and_for_a_removed_member_is_taken_back,
+            an_executed_command_is_remembered_for_a_day,
+            joining_is_checked_in_order,
+            joins_at_once_take_turns,
+            an_owner_is_known_by_user_or_by_key,
+            the_audit_chain_is_read_in_its_order,
+            a_reader_sees_its_own_messages_only,
+            hooks_find_presences_by_session_or_process,
+            a_status_waits_for_its_presence,
         }
     };
 }
@@ -123,8 +151,10 @@ mod tests {
         let files = [
             include_str!("contract/accepting.rs"),
             include_str!("contract/leases.rs"),
+            include_str!("contract/ledger.rs"),
             include_str!("contract/meshes.rs"),
             include_str!("contract/ownership.rs"),
+            include_str!("contract/people.rs"),
             include_str!("contract/queues.rs"),
             include_str!("contract/retention.rs"),
         ];

@@ -7,7 +7,7 @@ use broker::store::Store;
 use broker::store::contract::{self, Backend};
 use broker::store::postgres::Postgres;
 use protocol::{MemberId, MeshId};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::postgres::Server;
 
@@ -54,6 +54,25 @@ impl Backend for Fresh {
         let statement = "UPDATE mesh.mesh SET archived_at = now() WHERE id = $1";
         self.set_now(statement, mesh.as_str()).await;
     }
+
+    async fn run(&self, statement: &str) {
+        let mut conn = PgConnection::connect(&self.server.url(&self.database)).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(filled(statement))).execute(&mut conn).await.unwrap();
+    }
+
+    async fn texts(&self, query: &str) -> Vec<String> {
+        let mut conn = PgConnection::connect(&self.server.url(&self.database)).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(filled(query))).fetch_all(&mut conn).await.unwrap()
+    }
+}
+
+fn filled(statement: &str) -> String {
+    statement
+        .replace("{mesh}", "mesh.")
+        .replace("{broker}", "broker.")
+        .replace("{now}", "now()")
+        .replace("{yesterday}", "now() - interval '25 hours'")
+        .replace("{ms}", "(extract(epoch FROM now()) * 1000)::bigint::text")
 }
 
 macro_rules! kept {

@@ -18,7 +18,7 @@ use broker::store::sqlite::Sqlite;
 use broker::store::{Store, StoreError};
 use protocol::client::Priority;
 use protocol::{MemberId, MeshId, MessageId};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,10 +58,15 @@ impl OneFile {
         Self { store, place }
     }
 
+    /// One that is not the store's.
+    async fn connection(&self) -> SqliteConnection {
+        let url = format!("sqlite://{}", self.place.file().display());
+        SqliteConnection::connect(&url).await.unwrap()
+    }
+
     /// What the trait has no word for.
     async fn execute(&self, sql: &'static str, id: &str) {
-        let url = format!("sqlite://{}", self.place.file().display());
-        let mut connection = SqliteConnection::connect(&url).await.unwrap();
+        let mut connection = self.connection().await;
         let done = sqlx::query(sql).bind(id).execute(&mut connection).await.unwrap();
         assert_eq!(done.rows_affected(), 1, "{id} exists");
     }
@@ -88,6 +93,26 @@ impl Backend for OneFile {
     async fn archive(&self, mesh: &MeshId) {
         self.execute("UPDATE mesh SET archived_at = 1 WHERE id = ?", mesh.as_str()).await;
     }
+
+    async fn run(&self, statement: &str) {
+        let mut connection = self.connection().await;
+        sqlx::raw_sql(AssertSqlSafe(filled(statement))).execute(&mut connection).await.unwrap();
+    }
+
+    async fn texts(&self, query: &str) -> Vec<String> {
+        let query = sqlx::query_scalar(AssertSqlSafe(filled(query)));
+        query.fetch_all(&mut self.connection().await).await.unwrap()
+    }
+}
+
+fn filled(statement: &str) -> String {
+    let ms = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
+    statement
+        .replace("{mesh}", "")
+        .replace("{broker}", "")
+        .replace("{now}", ms)
+        .replace("{yesterday}", &format!("{ms} - 90000000"))
+        .replace("{ms}", &format!("CAST({ms} AS TEXT)"))
 }
 
 macro_rules! on_sqlite {
