@@ -124,9 +124,8 @@ async fn others_ids_open_no_doors(kind: Kind) {
     eve.post(&claimed).await;
     eve.round_trip().await;
     let rows = ana.peers().await;
-    let summary = |name: &str| {
-        rows.iter().find(|row| row["displayName"] == name).unwrap()["summary"].clone()
-    };
+    let summary =
+        |name: &str| rows.iter().find(|row| row["displayName"] == name).unwrap()["summary"].clone();
     assert_eq!((summary("ben"), summary("eve")), (Value::Null, json!("mine")));
     let mut stolen = envelope(&ben, "two");
     stolen["senderMemberId"] = json!(mesh.member("ben").id);
