@@ -9,6 +9,7 @@
 //! the claim belong to a session.
 
 mod activate;
+mod adopt;
 mod commit;
 mod error;
 mod health;

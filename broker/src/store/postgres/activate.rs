@@ -17,7 +17,7 @@ use crate::store::StoreError;
 
 const TASK: &str = "activating a mesh";
 
-const ENDS: &str = "
+pub(super) const ENDS: &str = "
     SELECT
         greatest(
             (SELECT seq FROM broker.envelope WHERE mesh_id = $1

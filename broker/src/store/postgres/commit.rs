@@ -88,20 +88,37 @@ impl Answer {
 }
 
 async fn run(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<Answer, sqlx::Error> {
-    let mut answer = Answer::default();
     if plan.is_hot() {
+        let mut answer = Answer::default();
         hot::apply(conn, plan, 0, &mut answer).await?;
         return Ok(answer);
     }
     let mut tx = conn.begin().await?;
-    if plan.stages.len() > 1 {
-        hot::look_up(&mut tx, plan, &mut answer).await?;
-    }
-    for (at, stage) in plan.stages.iter().enumerate() {
-        hot::apply(&mut tx, plan, at, &mut answer).await?;
-        cold::move_deliveries(&mut tx, plan, stage, &mut answer).await?;
-    }
-    cold::apply(&mut tx, plan, &answer).await?;
+    let answer = write(&mut tx, plan).await?;
     tx.commit().await?;
     Ok(answer)
+}
+
+/// Writes a plan of any kind, within a transaction.
+async fn write(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<Answer, sqlx::Error> {
+    let mut answer = Answer::default();
+    if plan.stages.len() > 1 {
+        hot::look_up(conn, plan, &mut answer).await?;
+    }
+    for (at, stage) in plan.stages.iter().enumerate() {
+        hot::apply(conn, plan, at, &mut answer).await?;
+        cold::move_deliveries(conn, plan, stage, &mut answer).await?;
+    }
+    cold::apply(conn, plan, &answer).await?;
+    Ok(answer)
+}
+
+/// Writes one mesh's commit as part of the caller's transaction.
+pub(super) async fn within(
+    conn: &mut PgConnection,
+    commit: &MeshCommit,
+) -> Result<Outcome, StoreError> {
+    let plan = Plan::of(std::slice::from_ref(commit))?;
+    let answer = bounded(TASK, COMMIT_LIMIT, write(conn, &plan)).await?;
+    Ok(answer.outcomes(&plan).pop().unwrap_or(Outcome::Fenced))
 }

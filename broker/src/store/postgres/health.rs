@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::error::{bounded, classify};
 use super::session::{self, READ_LIMIT};
-use super::{Postgres, read};
+use super::{Postgres, adopt, read};
 use crate::store::{Claim, StoreError};
 
 /// Longest wait for our own and other nodes' migrations together.
@@ -33,7 +33,11 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError
             let done = migrator().run_direct(None, &mut conn, false).await;
             done.map_err(plain)
         };
-        match bounded(TASK, MIGRATE_LIMIT, work).await {
+        let mut done = bounded(TASK, MIGRATE_LIMIT, work).await;
+        if done.is_ok() {
+            done = adopt::adopt(&mut conn).await;
+        }
+        match done {
             Ok(()) => {
                 // Without a goodbye the lock would end only when the server notices.
                 let _ = bounded("disconnecting", READ_LIMIT, conn.close()).await;

@@ -98,7 +98,8 @@ fn envelope(row: &PgRow) -> Result<Envelope, StoreError> {
     Ok(envelope)
 }
 
-fn priority(word: &str) -> Option<Priority> {
+/// The priority of this word.
+pub(super) fn priority(word: &str) -> Option<Priority> {
     [Priority::Now, Priority::Next, Priority::Low].into_iter().find(|p| p.as_str() == word)
 }
 

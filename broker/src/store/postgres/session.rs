@@ -21,6 +21,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// the server gives up first and says why.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(4);
 
+/// A statement of a migration: as long as the server gives it there, and then some.
+pub(super) const STATEMENT_LIMIT: Duration = Duration::from_mins(2);
+
 /// Connections for reads: hellos, pages and activations are short, and a hundred nodes with ten
 /// connections and two lanes each still fit under a server's thousand.
 const READERS: u32 = 10;
