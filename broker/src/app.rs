@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, wall_ms};
 use crate::config::{Config, OfflineDirect};
-use crate::edge::{self, Edge, HalfOpen, Readiness};
+use crate::edge::{self, Edge, HalfOpen, PerAddress, Readiness};
 use crate::lifecycle::{self, Signals};
 use crate::mesh::handle::Directory;
 use crate::mesh::{Limits, Node, StatusLimits, WINDOW_BYTES};
@@ -41,6 +41,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes waiting for one peer, or twice the largest frame: a peer that stalls costs at most this
 /// much. Holds a window of envelopes, the replies to a window of commands, and events beside.
 const OUTBOX_BYTES: usize = 4 * WINDOW_BYTES;
+
+/// Attempts to join by invite that an address may make: far more than people click.
+const JOINS_PER_MINUTE: u32 = 60;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -138,6 +141,11 @@ impl Running {
             hello_timeout_ms: millis(config.hello_timeout),
             max_frame_bytes: config.max_frame_bytes,
             outbox_bytes: OUTBOX_BYTES.max(2 * config.max_frame_bytes),
+            max_body_bytes: config.max_message_bytes,
+            address_header: config.client_address_header.clone(),
+            hooks: PerAddress::new(config.hook_rate_per_minute),
+            hook_token: config.hook_token.clone(),
+            joins: PerAddress::new(JOINS_PER_MINUTE),
             git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
         });
         Ok(Self {

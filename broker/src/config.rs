@@ -22,6 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderName;
+
 pub use mistake::{Mistake, Mistakes};
 pub use reading::{Purpose, Reading, Source, Value};
 pub use readme::markdown;
@@ -59,6 +61,8 @@ pub struct Config {
     pub hello_timeout: Duration,
     /// Sockets without a hello that one address may hold.
     pub half_open_per_address: usize,
+    /// The header in which a proxy names the client's address.
+    pub client_address_header: Option<HeaderName>,
     /// What becomes of a direct message to somebody who is not here.
     pub offline_direct: OfflineDirect,
     /// How long a `working` status holds that nobody repeats.
@@ -150,6 +154,7 @@ impl Config {
             hook_rate_per_minute: 0,
             hook_token: None,
             kick_cooldown: Duration::ZERO,
+            client_address_header: None,
             offline_direct: OfflineDirect::Reject,
             lease_grace: Duration::ZERO,
             drain: Duration::ZERO,

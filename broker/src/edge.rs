@@ -2,10 +2,13 @@
 //! nothing that matters: what it knows, its owner or its peer can tell again.
 //!
 //! [`session`] is one connection's rules, without I/O; [`auth`] the checks of a hello; [`wire`]
-//! envelopes as JSON. [`routes()`] is what is served, with a task per socket.
+//! envelopes as JSON. [`routes()`] is what is served, with a task per socket; `posts` what comes
+//! over plain HTTP.
 
+mod address;
 pub mod auth;
 mod half_open;
+mod posts;
 mod readiness;
 mod routes;
 pub mod session;
@@ -16,14 +19,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub use address::PerAddress;
 pub use half_open::HalfOpen;
 pub use readiness::Readiness;
 pub use routes::routes;
 pub use socket::WRITE_TIMEOUT;
+use axum::http::HeaderName;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::config::Secret;
 use crate::mesh::handle::Directory;
 use crate::mesh::io::Ms;
 use crate::telemetry::Metrics;
@@ -54,6 +60,16 @@ pub struct Edge {
     pub max_frame_bytes: usize,
     /// Bytes that may wait for one peer.
     pub outbox_bytes: usize,
+    /// The largest body that may be posted.
+    pub max_body_bytes: usize,
+    /// Where the proxy in front names the client's address.
+    pub address_header: Option<HeaderName>,
+    /// Hooks, by address.
+    pub hooks: PerAddress,
+    /// What hooks must show.
+    pub hook_token: Option<Secret>,
+    /// Attempts to join, by address.
+    pub joins: PerAddress,
     /// The build.
     pub git_sha: Arc<str>,
 }

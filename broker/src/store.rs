@@ -6,7 +6,10 @@
 
 pub mod committer;
 pub mod contract;
+mod invites;
+mod mentions;
 pub mod open;
+mod people;
 pub mod postgres;
 pub mod sqlite;
 

@@ -11,12 +11,12 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
-use super::Edge;
 use super::socket::Connection;
+use super::{Edge, address, posts};
 
 /// Read buffer of a socket. The library's default of 128 KiB stays resident for each.
 const READ_BUFFER: usize = 2048;
@@ -31,6 +31,8 @@ pub fn routes(edge: Arc<Edge>) -> Router {
         .route("/health", get(health))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
+        .route("/hook/set-status", post(posts::hook))
+        .route("/join", post(posts::join))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn(cors))
@@ -40,14 +42,16 @@ pub fn routes(edge: Arc<Edge>) -> Router {
 async fn upgrade(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let Ok(upgrade) = upgrade else { return not_found().await };
     if edge.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is going away").into_response();
     }
+    let from = address::client(&headers, edge.address_header.as_ref(), peer);
     let number = edge.sockets.fetch_add(1, Ordering::Relaxed);
-    let Some(place) = edge.half_open.enter(peer.ip(), number) else {
+    let Some(place) = edge.half_open.enter(from, number) else {
         let text = "too many sockets without hello from this address";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };

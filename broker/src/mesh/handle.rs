@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use protocol::MeshId;
+use protocol::{MeshId, PresenceId};
 use router::link::local::Outbox;
 use tokio::sync::mpsc;
 
 use super::actor::{Actor, Node};
+use super::hook::{self, Hook};
 use super::io::{ConnId, Input, ToEdge};
+use crate::model::{HookPresence, Joined, Joining, NewPending};
+use crate::store::StoreError;
 
 /// Messages that wait for one mesh. Senders wait when it is full: TCP pushes back to the peers.
 const INBOX: usize = 4096;
@@ -57,6 +60,39 @@ impl Directory {
     /// Starts a mesh that holds leases, so that graces found in the store run on.
     pub async fn wake(&self, id: &MeshId) {
         let _ = self.mesh(id).inbox.send(Message::Wake).await;
+    }
+
+    /// Somebody joins a mesh by invite.
+    pub async fn join(&self, joining: &Joining) -> Result<Joined, StoreError> {
+        self.node.store.join(joining).await
+    }
+
+    /// Tells every presence a hook plainly means. Answers the first of them; nothing if there is
+    /// none: then the status waits a moment for a session that is only just starting.
+    pub async fn hook(&self, hook: Hook) -> Result<Option<PresenceId>, StoreError> {
+        let store = &self.node.store;
+        for target in hook.targets() {
+            let found = store.hook_presences(&target).await?;
+            if found.is_empty() {
+                continue;
+            }
+            let told = hook::meant(&target, found);
+            for HookPresence { mesh, presence, .. } in &told {
+                let input = Input::Hook { presence: presence.clone(), status: hook.status };
+                // Its mesh stops only with the node.
+                let _ = self.mesh(mesh).input(input).await;
+            }
+            return Ok(told.into_iter().next().map(|one| one.presence));
+        }
+        let pending = NewPending {
+            session_id: hook.session_id,
+            cwd: hook.cwd,
+            pid: hook.pid,
+            status: hook.status,
+            created_at: self.node.clock.now().wall,
+        };
+        store.keep_pending(&pending).await?;
+        Ok(None)
     }
 
     /// Meshes that run here.

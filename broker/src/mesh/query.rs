@@ -16,6 +16,8 @@ use crate::model::{AUDIT_ROWS, AuditEntry, AuditQuery, Identity, Recipient, Stor
 /// Entries an `audit_query` brings unless it says how many.
 const AUDIT_DEFAULT_ROWS: u32 = 50;
 
+const NOT_NOW: &str = "the store cannot be asked now";
+
 /// What a ticket was drawn for.
 #[derive(Debug)]
 pub(crate) enum Asked {
@@ -29,8 +31,10 @@ pub(crate) enum Asked {
     Fact(Fact),
     /// Whether a moderation verb may be carried out.
     Moderation { conn: ConnId, number: u64, request: Request },
-    /// What a peer wants to know.
+    /// What a peer wants to know. The next it asks waits: older clients match replies by order.
     Query { conn: ConnId, number: u64, request: Request },
+    /// Whether the chain is whole. Nothing waits for this: it may take long.
+    Verify { conn: ConnId, number: u64, req_id: Option<String> },
 }
 
 /// The store could not say.
@@ -67,6 +71,11 @@ impl Mesh {
             Asked::Query { conn, number, request } => {
                 let frame = self.told(request, answer);
                 self.reply(conn, number, frame);
+                self.go_on(now, conn);
+            }
+            Asked::Verify { conn, number, req_id } => {
+                let frame = verified(answer, req_id);
+                self.reply(conn, number, frame);
             }
         }
     }
@@ -87,7 +96,10 @@ impl Mesh {
                 let frame = error("audit_verify_error", text, request.req_id.clone());
                 return self.reply(conn, number, frame);
             }
-            Verb::AuditVerify => Question::VerifyAudit,
+            Verb::AuditVerify => {
+                let asked = Asked::Verify { conn, number, req_id: request.req_id.clone() };
+                return self.ask(Question::VerifyAudit, asked);
+            }
             Verb::AuditQuery { limit, offset, event_type } => {
                 let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
                 let reader = lease.filter(|lease| !lease.record.moderator);
@@ -100,15 +112,13 @@ impl Mesh {
             }
             _ => return,
         };
+        self.stalled.entry(conn).or_default();
         self.ask(question, Asked::Query { conn, number, request: request.clone() });
     }
 
     /// A chain may be long: one reader at a time walks it.
     fn is_verifying(&self) -> bool {
-        let verifies = |asked: &Asked| {
-            matches!(asked, Asked::Query { request: Request { verb: Verb::AuditVerify, .. }, .. })
-        };
-        self.asked.values().any(verifies)
+        self.asked.values().any(|asked| matches!(asked, Asked::Verify { .. }))
     }
 
     /// Hidden peers are hidden from other members.
@@ -135,20 +145,8 @@ impl Mesh {
                 let entries = entries.into_iter().map(audit_entry).collect();
                 Frame::AuditResult { entries, total, req_id }
             }
-            (_, Some(Answer::AuditVerified { entries, broken_at })) => Frame::AuditVerifyResult {
-                valid: broken_at.is_none(),
-                entries,
-                broken_at,
-                req_id,
-            },
-            (verb, _) => {
-                let code = match verb {
-                    Verb::AuditQuery { .. } => "audit_query_error",
-                    Verb::AuditVerify => "audit_verify_error",
-                    _ => "unavailable",
-                };
-                error(code, "the store cannot be asked now", req_id)
-            }
+            (Verb::AuditQuery { .. }, _) => error("audit_query_error", NOT_NOW, req_id),
+            (_, _) => error("unavailable", NOT_NOW, req_id),
         }
     }
 
@@ -205,6 +203,15 @@ fn identity(answer: Option<Answer>) -> Result<Option<Box<Identity>>, NoAnswer> {
     match answer {
         Some(Answer::Identity(identity)) => Ok(identity),
         _ => Err(NoAnswer),
+    }
+}
+
+fn verified(answer: Option<Answer>, req_id: Option<String>) -> Frame {
+    match answer {
+        Some(Answer::AuditVerified { entries, broken_at }) => {
+            Frame::AuditVerifyResult { valid: broken_at.is_none(), entries, broken_at, req_id }
+        }
+        _ => error("audit_verify_error", NOT_NOW, req_id),
     }
 }
 

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use protocol::client::{ClientAck, Priority, Profile, Send};
+use protocol::client::{ClientAck, Priority, Profile, Request, Selection, Send, Verb};
 use protocol::server::Frame;
 
 use super::io::{
     Answer, Attach, Command, ConnId, Effect, Held, Input, Now, Numbered, Question, SessionKey,
 };
-use super::{Limits, Mesh};
-use crate::model::{Activation, Identity, Member, MeshCommit, Outcome, Recipient, Write};
+use super::{Limits, Mesh, StatusLimits};
+use crate::model::{
+    Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Member, MeshCommit, Moderation,
+    Outcome, Recipient, Seq, Write,
+};
 
 const LIMITS: Limits = Limits {
     grace_ms: 90_000,
@@ -18,6 +21,8 @@ const LIMITS: Limits = Limits {
     send_rate: 0,
     send_burst: 10,
     offline_queue: false,
+    status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
+    kick_cooldown_ms: 10_000,
 };
 
 /// A mesh, and the effects that nobody has looked at yet.
@@ -45,10 +50,17 @@ impl Scene {
         self.input(Input::Activated { activation, entropy: 7, held });
     }
 
+    /// The store knows of no grants, and says so at once.
     fn input(&mut self, input: Input) {
         let now = Now { mono: self.now, wall: 1_800_000_000_000 };
         self.mesh.apply(now, input);
         self.effects.extend(self.mesh.drain(now));
+        for ticket in self.take(|effect| match effect {
+            Effect::Ask(ticket, Question::Grants) => Some(*ticket),
+            _ => None,
+        }) {
+            self.input(Input::Answer(ticket, Some(Answer::Grants(Vec::new()))));
+        }
     }
 
     fn command(&mut self, number: u64, command: Command) -> u64 {
@@ -83,7 +95,7 @@ impl Scene {
             }
             let units = commits.into_iter().flat_map(|commit| commit.units);
             writes.extend(units.flat_map(|unit| unit.0));
-            self.input(Input::Committed(Outcome::Committed { duplicates: Vec::new() }));
+            self.input(Input::Committed(Outcome::Committed { purged: 0 }));
         }
     }
 
@@ -98,9 +110,7 @@ impl Scene {
         };
         self.command(number, Command::Attach(Box::new(attach)));
         let tickets = self.take(|effect| match effect {
-            Effect::Ask(ticket, Question::Identity { pubkey, .. }) => {
-                Some((*ticket, pubkey.clone()))
-            }
+            Effect::Ask(ticket, Question::Identity(claim)) => Some((*ticket, claim.pubkey.clone())),
             _ => None,
         });
         for (ticket, pubkey) in tickets {
@@ -111,7 +121,11 @@ impl Scene {
     }
 
     fn send(&mut self, number: u64, target: &str) -> u64 {
-        let send = Send {
+        self.send_with(number, target, |_| {})
+    }
+
+    fn send_with(&mut self, number: u64, target: &str, change: impl FnOnce(&mut Send)) -> u64 {
+        let mut send = Send {
             id: Some("id".to_owned()),
             target_spec: target.to_owned(),
             priority: Priority::Now,
@@ -121,8 +135,16 @@ impl Scene {
             request_fingerprint: None,
             reply_to_id: None,
             offline: None,
+            mentions: None,
+            body_version: None,
         };
+        change(&mut send);
         self.command(number, Command::Send(send))
+    }
+
+    /// A send under a client's key.
+    fn send_keyed(&mut self, number: u64, target: &str, key: &str) -> u64 {
+        self.send_with(number, target, |send| send.client_message_id = Some(key.to_owned()))
     }
 
     fn attached(&mut self) -> Vec<Held> {
@@ -155,9 +177,18 @@ fn identity(pubkey: &str) -> Identity {
         default_groups: Vec::new(),
         message_mode: "push".to_owned(),
         revoked: false,
+        owner: pubkey == "ana",
+        grants: Grants::default(),
     };
-    let (mesh_name, archived, self_editable) = ("mesh".to_owned(), false, None);
-    Identity { mesh_name, archived, self_editable, member: Some(member), key_member: None }
+    Identity {
+        mesh_name: "mesh".to_owned(),
+        archived: false,
+        self_editable: None,
+        member: Some(member),
+        key_member: None,
+        saved: None,
+        pending: None,
+    }
 }
 
 fn recipients(writes: &[Write]) -> Vec<Recipient> {
@@ -173,7 +204,7 @@ fn nothing_is_left_for_a_presence_that_is_just_leaving() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
     scene.greet(2, "ben");
-    scene.command(2, Command::Detach);
+    scene.command(2, Command::Detach { clean: false });
     scene.commit();
     scene.leave();
     scene.send(1, "*");
@@ -188,7 +219,7 @@ fn a_detach_is_answered_behind_what_was_sent_before_it() {
     scene.greet(2, "ben");
     scene.results();
     let sent = scene.send(1, "ben");
-    let detached = scene.command(1, Command::Detach);
+    let detached = scene.command(1, Command::Detach { clean: false });
     assert!(scene.results().is_empty());
     scene.commit();
     assert_eq!(scene.results(), [sent, detached]);
@@ -243,7 +274,7 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
     // Too late to confirm anything, and yet an ack.
     let ack = ClientAck { client_message_id: None, broker_message_id: pushed.into_iter().next() };
     scene.command(2, Command::ClientAck(ack));
-    scene.command(2, Command::Detach);
+    scene.command(2, Command::Detach { clean: false });
     scene.commit();
     scene.greet(3, "ben");
     scene.send(1, "ben");
@@ -258,18 +289,7 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
 fn mail_to_oneself_is_not_held_for_oneself() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
-    let send = Send {
-        id: Some("id".to_owned()),
-        target_spec: "ana".to_owned(),
-        priority: Priority::Now,
-        nonce: String::new(),
-        ciphertext: "text".to_owned(),
-        client_message_id: None,
-        request_fingerprint: None,
-        reply_to_id: None,
-        offline: Some("queue".to_owned()),
-    };
-    scene.command(1, Command::Send(send));
+    scene.send_with(1, "ana", |send| send.offline = Some("queue".to_owned()));
     let refused = scene.take(|effect| match effect {
         Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
         _ => None,
@@ -294,4 +314,104 @@ fn sends_wait_within_bounds_when_the_store_is_slow() {
     scene.commit();
     scene.send(1, "ben");
     assert_eq!(recipients(&scene.commit()).len(), 1);
+}
+
+fn audited(writes: &[Write]) -> Vec<AuditRow> {
+    let rows = writes.iter().filter_map(|write| match write {
+        Write::Audit(row) => Some(row.clone()),
+        _ => None,
+    });
+    rows.collect()
+}
+
+fn accepts(commit: &MeshCommit) -> Vec<Seq> {
+    let writes = commit.units.iter().flat_map(|unit| &unit.0);
+    let accepts = writes.filter_map(|write| match write {
+        Write::Accept(accept) => Some(accept.envelope.seq),
+        _ => None,
+    });
+    accepts.collect()
+}
+
+#[test]
+fn what_was_known_is_answered_and_the_rest_is_written_without_a_hole_in_the_chain() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    let sent = ["one", "two", "three"].map(|key| scene.send_keyed(1, "ben", key));
+    scene.results();
+    // The first went ahead alone; the other two are the next commit.
+    scene.commits();
+    scene.input(Input::Committed(Outcome::Committed { purged: 0 }));
+    let [commit] = scene.commits().try_into().unwrap();
+    let [second, third] = accepts(&commit).try_into().unwrap();
+    let original = Accepted { message: "before".into(), fingerprint: None };
+    let known = vec![Duplicate { seq: second, original }];
+    scene.input(Input::Committed(Outcome::Known(known)));
+    assert_eq!(scene.results(), [sent[0], sent[1]]);
+    let [again] = scene.commits().try_into().unwrap();
+    assert_eq!(accepts(&again), [third]);
+    let entry = |commit: &MeshCommit| audited(&commit.units[0].0).remove(0);
+    assert_eq!(entry(&again).prev_hash, entry(&commit).prev_hash);
+    assert_ne!(entry(&again).hash, entry(&commit).hash);
+}
+
+#[test]
+fn of_two_with_one_key_the_second_waits_for_the_first() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    for key in ["zero", "one", "one", "two"] {
+        scene.send_keyed(1, "ben", key);
+    }
+    let mut sizes = Vec::new();
+    while let Some(commit) = scene.commits().pop() {
+        sizes.push(accepts(&commit).len());
+        scene.input(Input::Committed(Outcome::Committed { purged: 0 }));
+    }
+    assert_eq!(sizes, [1, 1, 2]);
+}
+
+impl Scene {
+    fn kick(&mut self, number: u64, target: &str, done: Option<&str>) -> Vec<Write> {
+        let selection = Selection { target: Some(target.to_owned()), ..Selection::default() };
+        let request = Request { verb: Verb::Disconnect(selection), req_id: None };
+        self.command(number, Command::Request(request));
+        let [ticket] = self
+            .take(|effect| match effect {
+                Effect::Ask(ticket, Question::Moderation { .. }) => Some(*ticket),
+                _ => None,
+            })
+            .try_into()
+            .unwrap();
+        let known = Moderation {
+            caller: identity("ana").member,
+            done: done.map(str::to_owned),
+            matching: Vec::new(),
+        };
+        let answer = Answer::Moderation(Box::new(known));
+        self.input(Input::Answer(ticket, Some(answer)));
+        self.commit()
+    }
+}
+
+#[test]
+fn a_command_that_was_done_is_answered_and_not_done_again() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    let writes = scene.kick(1, "ben", None);
+    let done = writes.iter().find_map(|write| match write {
+        Write::Done { reply, .. } => Some(reply.clone()),
+        _ => None,
+    });
+    scene.greet(2, "ben");
+    scene.take(|effect| matches!(effect, Effect::Result { .. }).then_some(()));
+    assert_eq!(scene.kick(1, "ben", done.as_deref()), []);
+    let answers = scene.take(|effect| match effect {
+        Effect::Result { frame: Some(Frame::DisconnectAck(ended)), .. } => Some(ended.kicked.clone()),
+        _ => None,
+    });
+    assert_eq!(answers, [["ben"]]);
+    assert_eq!(scene.mesh.leases(), 2);
 }

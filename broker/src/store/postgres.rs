@@ -1,7 +1,7 @@
 //! The store of a cluster: Postgres 14 or later.
 //!
-//! Guarantees: what [`Store`] promises. A batch of accepts and confirmations is one statement and
-//! one round trip; a new owner's start does not grow with what waits; a row is found by key however
+//! Guarantees: what [`Store`] promises. A batch of accepts, confirmations and audit entries is one
+//! statement and one round trip; a new owner's start does not grow with what waits; a row is found by key however
 //! stale the statistics are; retention never waits for a commit. Left to others: grouping and
 //! isolation of bad rows ([`committer`](super::committer)); keeping a mesh's commits in one lane.
 //!
@@ -12,7 +12,11 @@ mod activate;
 mod commit;
 mod error;
 mod health;
+mod hooks;
 mod identity;
+mod join;
+mod ledger;
+mod meshes;
 mod queue;
 mod retain;
 mod session;
@@ -26,8 +30,10 @@ use self::commit::Lane;
 use self::session::Reader;
 use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
-    AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
+    AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
+    HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
+    Topic, User,
 };
 
 /// See the module.
@@ -140,10 +146,64 @@ impl Store for Postgres {
     async fn identify(
         &self,
         mesh: &MeshId,
-        pubkey: &str,
-        session_key: Option<&str>,
+        claim: &Claimed,
     ) -> Result<Option<Identity>, StoreError> {
-        identity::identify(self, mesh, pubkey, session_key).await
+        identity::identify(self, mesh, claim).await
+    }
+
+    async fn grants(&self, mesh: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError> {
+        identity::grants(self, mesh).await
+    }
+
+    async fn topic(&self, mesh: &MeshId, spec: &str) -> Result<Option<Topic>, StoreError> {
+        identity::topic(self, mesh, spec).await
+    }
+
+    async fn moderation(
+        &self,
+        mesh: &MeshId,
+        caller: &MemberId,
+        command: &str,
+        target: Option<&Target>,
+    ) -> Result<Moderation, StoreError> {
+        identity::moderation(self, mesh, caller, command, target).await
+    }
+
+    async fn bans(&self, mesh: &MeshId) -> Result<Vec<Ban>, StoreError> {
+        identity::bans(self, mesh).await
+    }
+
+    async fn audit(
+        &self,
+        mesh: &MeshId,
+        query: &AuditQuery,
+    ) -> Result<(Vec<AuditEntry>, u64), StoreError> {
+        ledger::query(self, mesh, query).await
+    }
+
+    async fn audit_from(
+        &self,
+        mesh: &MeshId,
+        after: i64,
+        rows: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        ledger::after(self, mesh, after, rows).await
+    }
+
+    async fn hook_presences(&self, target: &HookTarget) -> Result<Vec<HookPresence>, StoreError> {
+        hooks::presences(self, target).await
+    }
+
+    async fn keep_pending(&self, pending: &NewPending) -> Result<(), StoreError> {
+        hooks::keep_pending(self, pending).await
+    }
+
+    async fn join(&self, joining: &Joining) -> Result<Joined, StoreError> {
+        join::join(self, joining).await
+    }
+
+    async fn users(&self) -> Result<Vec<User>, StoreError> {
+        meshes::users(self).await
     }
 
     async fn messages(
@@ -163,14 +223,14 @@ impl Store for Postgres {
     }
 
     async fn create_mesh(&self, mesh: &NewMesh) -> Result<bool, StoreError> {
-        identity::create_mesh(self, mesh).await
+        meshes::create_mesh(self, mesh).await
     }
 
     async fn meshes(&self) -> Result<Vec<MeshRow>, StoreError> {
-        identity::meshes(self).await
+        meshes::meshes(self).await
     }
 
     async fn create_invite(&self, invite: &NewInvite) -> Result<(), StoreError> {
-        identity::create_invite(self, invite).await
+        meshes::create_invite(self, invite).await
     }
 }

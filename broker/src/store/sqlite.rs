@@ -13,7 +13,13 @@ mod batch;
 mod commit;
 mod error;
 mod file;
+mod hooks;
+mod identity;
+mod join;
+mod ledger;
 mod meshes;
+mod moves;
+mod people;
 mod queue;
 mod retention;
 mod rows;
@@ -28,8 +34,10 @@ use sqlx::SqlitePool;
 use self::error::{StoreResult, unavailable};
 use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
-    AcceptKey, Accepted, Activation, Epoch, Identity, MeshCommit, MeshRow, NewInvite, NewMesh,
-    Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
+    AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
+    HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
+    Topic, User,
 };
 
 /// How long a statement waits for another process that writes.
@@ -158,13 +166,63 @@ impl Store for Sqlite {
         within(queue::accepted(&self.reader, mesh, member, key)).await
     }
 
-    async fn identify(
+    async fn identify(&self, mesh: &MeshId, claim: &Claimed) -> StoreResult<Option<Identity>> {
+        within(identity::identify(&self.reader, mesh, claim)).await
+    }
+
+    async fn grants(&self, mesh: &MeshId) -> StoreResult<Vec<(MemberId, Grants)>> {
+        within(identity::grants(&self.reader, mesh)).await
+    }
+
+    async fn topic(&self, mesh: &MeshId, spec: &str) -> StoreResult<Option<Topic>> {
+        within(identity::topic(&self.reader, mesh, spec)).await
+    }
+
+    async fn moderation(
         &self,
         mesh: &MeshId,
-        pubkey: &str,
-        session_key: Option<&str>,
-    ) -> StoreResult<Option<Identity>> {
-        within(meshes::identify(&self.reader, mesh, pubkey, session_key)).await
+        caller: &MemberId,
+        command: &str,
+        target: Option<&Target>,
+    ) -> StoreResult<Moderation> {
+        within(identity::moderation(&self.reader, mesh, caller, command, target)).await
+    }
+
+    async fn bans(&self, mesh: &MeshId) -> StoreResult<Vec<Ban>> {
+        within(identity::bans(&self.reader, mesh)).await
+    }
+
+    async fn audit(
+        &self,
+        mesh: &MeshId,
+        query: &AuditQuery,
+    ) -> StoreResult<(Vec<AuditEntry>, u64)> {
+        within(ledger::query(&self.reader, mesh, query)).await
+    }
+
+    async fn audit_from(
+        &self,
+        mesh: &MeshId,
+        after: i64,
+        rows: u32,
+    ) -> StoreResult<Vec<AuditEntry>> {
+        within(ledger::after(&self.reader, mesh, after, rows)).await
+    }
+
+    async fn hook_presences(&self, target: &HookTarget) -> StoreResult<Vec<HookPresence>> {
+        within(hooks::presences(&self.reader, target)).await
+    }
+
+    async fn keep_pending(&self, pending: &NewPending) -> StoreResult<()> {
+        within(hooks::keep_pending(&self.writer, pending)).await
+    }
+
+    async fn join(&self, joining: &Joining) -> StoreResult<Joined> {
+        within(join::join(&self.writer, joining)).await
+    }
+
+    async fn users(&self) -> StoreResult<Vec<User>> {
+        Ok(Vec::new()) // nobody shares a file with a web application
     }
 
     async fn messages(&self, mesh: &MeshId, prefix: &str) -> StoreResult<Vec<StoredMessage>> {

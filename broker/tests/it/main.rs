@@ -5,7 +5,13 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod audit;
+mod hostile;
+mod identities;
+mod joining;
+mod legacy;
 mod lifecycle;
+mod moderation;
 mod p1_ack_means_durable;
 mod p2_nothing_acked_is_lost;
 mod p3_accepted_once;
@@ -15,8 +21,11 @@ mod p6_one_writer;
 mod p7_counts_are_sets;
 mod p8_bounds;
 mod p9_bad_input;
+mod presence_verbs;
+mod status;
 mod store_postgres;
 mod store_postgres_faults;
 mod store_sqlite;
 mod support;
+mod topics_and_grants;
 mod wire;

@@ -1,6 +1,9 @@
 //! `mesh create`: a mesh, its keys, its first members and an invite.
 
+use std::fmt::Write as _;
+
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use protocol::MeshId;
 use protocol::signature::Keypair;
 
@@ -22,6 +25,10 @@ pub(super) async fn run(
 ) -> Result<String, Failure> {
     let slug: String = argument(matches, "slug")?;
     let name = matches.get_one::<String>("name").unwrap_or(&slug).clone();
+    let owner_user: String = argument(matches, "owner-user")?;
+    if matches.value_source("owner-user") == Some(ValueSource::DefaultValue) {
+        nobody_to_choose_from(store).await?;
+    }
     let now = wall_ms();
     let owner = keys::keypair()?;
     let members = members(&member_names(matches))?;
@@ -29,12 +36,17 @@ pub(super) async fn run(
         id: MeshId::from(keys::id()?),
         slug,
         name,
-        owner_user: argument(matches, "owner-user")?,
         owner_pubkey: owner.public_hex(),
         owner_secret_key: owner.secret_hex(),
         root_key: keys::root_key()?,
-        members: members.iter().map(CreatedMember::row).collect(),
+        // The first member is the owner's own, and may do what an owner may.
+        members: members
+            .iter()
+            .enumerate()
+            .map(|(index, member)| member.row((index == 0).then(|| owner_user.clone())))
+            .collect(),
         created_at: now,
+        owner_user,
     };
     if !record(store, &mesh).await? {
         return Err(Failure::new(format!(
@@ -58,6 +70,21 @@ pub(super) async fn run(
             answer,
         )),
     }
+}
+
+/// Where a web application shares the database, a mesh belongs to one of its users.
+async fn nobody_to_choose_from(store: &dyn Store) -> Result<(), Failure> {
+    let users = store.users().await?;
+    if users.is_empty() {
+        return Ok(());
+    }
+    let mut text = "a web application shares the database, so say with --owner-user which of its \
+                    users the mesh belongs to:"
+        .to_owned();
+    for user in &users {
+        let _ = write!(text, "\n  {}  {} <{}>", user.id, user.name, user.email);
+    }
+    Err(Failure::new(text))
 }
 
 async fn record(store: &dyn Store, mesh: &NewMesh) -> Result<bool, Failure> {
@@ -97,12 +124,13 @@ fn members(names: &[String]) -> Result<Vec<CreatedMember>, Failure> {
 }
 
 impl CreatedMember {
-    fn row(&self) -> NewMember {
+    fn row(&self, user: Option<String>) -> NewMember {
         NewMember {
             id: self.member_id.as_str().into(),
             pubkey: self.pubkey.clone(),
             display_name: self.display_name.clone(),
             role: self.role,
+            user,
         }
     }
 }

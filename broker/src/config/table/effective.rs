@@ -152,6 +152,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..LIMIT
     },
     Setting {
+        name: "CLIENT_ADDRESS_HEADER",
+        what: "Header in which the proxy in front names the client's address, such as \
+               `Fly-Client-IP`; it is believed, so set it only behind a proxy that sets it",
+        set: |c, text| {
+            let name = text.parse().map_err(|_| "the name of an HTTP header".to_owned())?;
+            c.client_address_header = Some(name);
+            Ok(())
+        },
+        ..LIMIT
+    },
+    Setting {
         name: "LEASE_GRACE_SECONDS",
         default: Default::Is("90"),
         what: "Seconds a lost session keeps its presence; who returns within is not seen leaving",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 
 use super::{Answer, COMMIT_DEADLINE, Observe, Round};
-use crate::model::{Duplicate, MeshCommit, Outcome};
+use crate::model::{MeshCommit, Outcome};
 use crate::store::{Store, StoreError};
 
 /// One lane's way into the store.
@@ -59,7 +59,7 @@ impl Writer {
     }
 
     async fn unit_by_unit(&self, commit: &MeshCommit) -> Answer {
-        let mut duplicates: Vec<Duplicate> = Vec::new();
+        let mut all_purged = 0;
         for (committed, unit) in commit.units.iter().enumerate() {
             let single = MeshCommit {
                 mesh: commit.mesh.clone(),
@@ -67,22 +67,25 @@ impl Writer {
                 units: vec![unit.clone()],
             };
             match self.one(&single).await {
-                Ok(Outcome::Committed { duplicates: more }) => duplicates.extend(more),
+                Ok(Outcome::Committed { purged }) => all_purged += purged,
+                Ok(Outcome::Known(known)) => {
+                    return Ok(Outcome::Stopped { committed, at: known.into_iter().next() });
+                }
                 Err(StoreError::BadData(why)) => {
                     tracing::error!(mesh.id = %commit.mesh, unit = committed, %why,
                         "the store refuses a unit");
-                    return Ok(Outcome::Poisoned { committed, duplicates });
+                    return Ok(Outcome::Stopped { committed, at: None });
                 }
                 Ok(Outcome::Fenced) if committed == 0 => return Ok(Outcome::Fenced),
                 // "Fenced" would say that nothing was written.
-                Ok(_) => {
+                Ok(Outcome::Fenced | Outcome::Stopped { .. }) => {
                     let why = "the mesh was taken over while its units were written one by one";
                     return Err(StoreError::Unavailable(why.to_owned()));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Outcome::Committed { duplicates })
+        Ok(Outcome::Committed { purged: all_purged })
     }
 
     async fn one(&self, commit: &MeshCommit) -> Answer {

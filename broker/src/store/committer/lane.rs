@@ -90,12 +90,20 @@ fn bytes(commit: &MeshCommit) -> usize {
     let writes = commit.units.iter().flat_map(|unit| &unit.0);
     let bytes = writes.map(|write| match write {
         Write::Accept(accept) => accept.envelope.bytes() + 128 * accept.recipients.len(),
-        Write::SaveLease(lease) => lease.body.len() + 128,
+        Write::History(history) => history.envelope.bytes() + 128,
+        Write::SaveLease(lease) => lease.body.len() + lease.place.cwd.len() + 128,
         Write::Audit(entry) => entry.payload.len() + 256,
+        Write::Done { command, reply } => command.len() + reply.len() + 128,
+        // Groups and profile are bounded to some kilobytes where they are read.
+        Write::SaveState(_) => 4096,
         Write::Confirm(_)
         | Write::DropLease(_)
         | Write::Inherit { .. }
-        | Write::RecordKey { .. } => 128,
+        | Write::RecordKey { .. }
+        | Write::Revoke { .. }
+        | Write::Reinstate { .. }
+        | Write::Purge { .. }
+        | Write::UsePending(_) => 128,
     });
     bytes.sum()
 }

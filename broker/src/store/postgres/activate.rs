@@ -10,7 +10,9 @@ use sqlx::postgres::PgRow;
 use super::error::{bounded, classify, stored, unstored};
 use super::session::{READ_LIMIT, Reader};
 use super::{Postgres, read};
-use crate::model::{Activation, Epoch, Lane, LeaseRow, QueueId, Recipient, Seq, StoredLease};
+use crate::model::{
+    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, StoredLease,
+};
 use crate::store::StoreError;
 
 const TASK: &str = "activating a mesh";
@@ -28,6 +30,7 @@ const ENDS: &str = "
 
 const LEASES: &str = "
     SELECT l.presence_id, l.body, l.away_at IS NOT NULL AS away,
+        l.member_id, l.session_id, l.cwd, l.pid,
         coalesce((extract(epoch FROM o.raised_at - l.away_at) * 1000)::bigint, 0) AS away_ms
     FROM broker.lease l
     JOIN broker.mesh_owner o ON o.mesh_id = l.mesh_id
@@ -95,6 +98,12 @@ fn lease(row: &PgRow) -> Result<StoredLease, sqlx::Error> {
             presence: row.try_get::<&str, _>("presence_id")?.into(),
             body: row.try_get("body")?,
             away: row.try_get("away")?,
+            member: row.try_get::<&str, _>("member_id")?.into(),
+            place: Place {
+                session_id: row.try_get("session_id")?,
+                cwd: row.try_get("cwd")?,
+                pid: row.try_get("pid")?,
+            },
         },
         away_ms: u64::try_from(away_ms).unwrap_or(0),
     })

@@ -1,7 +1,7 @@
 //! Commits: a batch of many meshes as one statement, or as few as its order allows.
 //!
-//! Guarantees: a mesh whose epoch is not the stored one writes nothing; the others of the batch
-//! commit in the same transaction; a mesh's writes take effect in their order. After any failure
+//! Guarantees: a mesh whose epoch is not the stored one, or that knows one of its keys already,
+//! writes nothing; the others of the batch commit in the same transaction; a mesh's writes take effect in their order. After any failure
 //! the connection is given up, so what one batch did wrong cannot reach the next.
 
 mod cold;
@@ -15,10 +15,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Mutex;
 
-use self::plan::{Entry, Plan, Source};
+use self::plan::Plan;
 use super::error::bounded;
 use super::session;
-use crate::model::{Accepted, Duplicate, MeshCommit, Outcome};
+use crate::model::{Duplicate, MeshCommit, Outcome};
 use crate::store::StoreError;
 
 /// A batch, with the wait for the one before it on the lane and a new connection if it needs one.
@@ -59,66 +59,49 @@ impl Lane {
     }
 }
 
-/// Which meshes held their fence, and what was known already.
+/// What became of each mesh of a plan, by its place there.
 #[derive(Default)]
 struct Answer {
-    /// By mesh, in the plan's order.
+    /// Whether it held its fence. Empty until the first statement has told.
     held: Vec<bool>,
-    /// By stage and row: the original of a known accept.
-    known: HashMap<(usize, usize), Accepted>,
+    /// Its accepts whose key was known. It must not write anything if there are any.
+    known: HashMap<usize, Vec<Duplicate>>,
+    /// Deliveries of it that were taken back.
+    purged: HashMap<usize, u64>,
 }
 
 impl Answer {
-    fn outcomes(&self, plan: &Plan<'_>) -> Vec<Outcome> {
-        let held = |mesh: &usize| self.held.get(*mesh).copied().unwrap_or(false);
-        let committed = || Outcome::Committed { duplicates: Vec::new() };
-        let mut outcomes: Vec<Outcome> = plan
-            .mesh_of
-            .iter()
-            .map(|mesh| if held(mesh) { committed() } else { Outcome::Fenced })
-            .collect();
-        for entry in &plan.accepts {
-            let Some(original) = self.original(plan, entry) else { continue };
-            if let Some(Outcome::Committed { duplicates }) = outcomes.get_mut(entry.batch) {
-                duplicates.push(Duplicate { seq: entry.envelope.seq, original });
-            }
-        }
-        outcomes
+    fn writes(&self, mesh: usize) -> bool {
+        self.held.get(mesh) == Some(&true) && !self.known.contains_key(&mesh)
     }
 
-    fn original(&self, plan: &Plan<'_>, entry: &Entry<'_>) -> Option<Accepted> {
-        match entry.source {
-            Source::Row { stage, row } => self.known.get(&(stage, row)).cloned(),
-            Source::Twin { first } => {
-                let first = plan.accepts.get(first)?;
-                self.original(plan, first).or_else(|| {
-                    Some(Accepted {
-                        message: first.envelope.id.clone(),
-                        fingerprint: first.envelope.fingerprint.clone(),
-                    })
-                })
+    fn outcomes(&self, plan: &Plan<'_>) -> Vec<Outcome> {
+        let outcome = |mesh: &usize| match self.known.get(mesh) {
+            Some(known) => Outcome::Known(known.clone()),
+            None if self.writes(*mesh) => {
+                Outcome::Committed { purged: self.purged.get(mesh).copied().unwrap_or(0) }
             }
-        }
+            None => Outcome::Fenced,
+        };
+        plan.mesh_of.iter().map(outcome).collect()
     }
 }
 
 async fn run(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<Answer, sqlx::Error> {
     let mut answer = Answer::default();
-    if let [stage] = plan.stages.as_slice()
-        && plan.is_hot()
-    {
-        hot::apply(conn, plan, 0, stage, &mut answer).await?;
+    if plan.is_hot() {
+        hot::apply(conn, plan, 0, &mut answer).await?;
         return Ok(answer);
     }
     let mut tx = conn.begin().await?;
-    for (at, stage) in plan.stages.iter().enumerate() {
-        hot::apply(&mut tx, plan, at, stage, &mut answer).await?;
-        cold::inherit(&mut tx, plan, stage, &answer.held).await?;
+    if plan.stages.len() > 1 {
+        hot::look_up(&mut tx, plan, &mut answer).await?;
     }
-    cold::drop_leases(&mut tx, plan, &answer.held).await?;
-    cold::save_leases(&mut tx, plan, &answer.held).await?;
-    cold::record_keys(&mut tx, plan, &answer.held).await?;
-    cold::audit(&mut tx, plan, &answer.held).await?;
+    for (at, stage) in plan.stages.iter().enumerate() {
+        hot::apply(&mut tx, plan, at, &mut answer).await?;
+        cold::move_deliveries(&mut tx, plan, stage, &mut answer).await?;
+    }
+    cold::apply(&mut tx, plan, &answer).await?;
     tx.commit().await?;
     Ok(answer)
 }

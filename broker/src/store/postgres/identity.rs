@@ -1,66 +1,116 @@
-//! Meshes, members and invites: schema `mesh`, which others may write as well.
+//! Who there is: schema `mesh`, which others may write as well.
 
-use protocol::MeshId;
-use protocol::client::Group;
+use protocol::client::{Group, PeerProfile, Status};
+use protocol::{MemberId, MeshId};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, Row};
 
-use super::error::{bounded, classify, unstored};
-use super::session::READ_LIMIT;
+use super::error::classify;
 use super::{Postgres, read};
-use crate::model::{Identity, Member, MeshRow, NewInvite, NewMesh};
+use crate::model::{
+    Ban, Claim, Grants, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending, Place,
+    SavedState, Target, Topic,
+};
 use crate::store::StoreError;
+use crate::store::people::totals;
 
 const TASK: &str = "looking an identity up";
 
 pub(super) async fn identify(
     store: &Postgres,
     mesh: &MeshId,
-    pubkey: &str,
-    session_key: Option<&str>,
+    claim: &Claim,
 ) -> Result<Option<Identity>, StoreError> {
+    let nowhere = Place::default();
+    let place = claim.place.as_ref().unwrap_or(&nowhere);
     let query = sqlx::query(include_str!("sql/identify.sql"))
         .bind(mesh.as_str())
-        .bind(pubkey)
-        .bind(session_key);
+        .bind(&*claim.pubkey)
+        .bind(claim.session.as_deref())
+        .bind(claim.place.is_some())
+        .bind(&place.session_id)
+        .bind(&place.cwd)
+        .bind(place.pid)
+        .bind(PENDING_MS);
     let row = read!(store, "looking an identity up", query, fetch_optional);
-    let Some(row) = row else { return Ok(None) };
+    row.map(|row| identity(&row)).transpose()
+}
+
+fn identity(row: &PgRow) -> Result<Identity, StoreError> {
     let columns = || -> Result<(Identity, Option<&str>), sqlx::Error> {
         let identity = Identity {
             mesh_name: row.try_get("mesh_name")?,
             archived: row.try_get("archived")?,
             self_editable: None,
-            member: member(&row)?,
+            member: None,
             key_member: row.try_get::<Option<&str>, _>("key_member")?.map(Into::into),
+            saved: None,
+            pending: pending(row)?,
         };
         Ok((identity, row.try_get("self_editable")?))
     };
     let (mut identity, editable) = columns().map_err(|error| classify(TASK, &error))?;
     identity.self_editable = json(editable)?;
-    if let Some(member) = &mut identity.member {
-        let groups: Option<&str> =
-            row.try_get("default_groups").map_err(|error| classify(TASK, &error))?;
-        member.default_groups = json::<Option<Vec<Group>>>(groups)?.flatten().unwrap_or_default();
-    }
-    Ok(Some(identity))
+    identity.member = member(row)?;
+    identity.saved = saved(row)?;
+    Ok(identity)
 }
 
-/// The member of the row, without its groups.
-fn member(row: &PgRow) -> Result<Option<Member>, sqlx::Error> {
-    let Some(id) = row.try_get::<Option<&str>, _>("id")? else { return Ok(None) };
-    Ok(Some(Member {
-        id: id.into(),
-        pubkey: row.try_get::<&str, _>("peer_pubkey")?.into(),
-        display_name: row.try_get("display_name")?,
-        role: row.try_get("role")?,
-        role_tag: row.try_get("role_tag")?,
-        default_groups: Vec::new(),
-        message_mode: row
-            .try_get::<Option<String>, _>("message_mode")?
-            .unwrap_or_else(|| "push".to_owned()),
-        revoked: row.try_get("revoked")?,
+/// A status that this version does not know is as if nobody had told it.
+fn pending(row: &PgRow) -> Result<Option<Pending>, sqlx::Error> {
+    let Some(id) = row.try_get::<Option<i64>, _>("pending_id")? else { return Ok(None) };
+    let status = Status::named(row.try_get("pending_status")?);
+    Ok(status.map(|status| Pending { id, status }))
+}
+
+/// Written by clients of the reference broker, too: what is not of the shape counts as not there.
+fn saved(row: &PgRow) -> Result<Option<SavedState>, StoreError> {
+    let columns = || -> Result<_, sqlx::Error> {
+        let state = SavedState {
+            visible: row.try_get::<Option<bool>, _>("saved_visible")?.unwrap_or(true),
+            summary: row.try_get("saved_summary")?,
+            seen_at: row.try_get("saved_seen_at")?,
+            ..SavedState::default()
+        };
+        let found: bool = row.try_get("saved")?;
+        let texts: (Option<&str>, Option<&str>, Option<&str>) = (
+            row.try_get("saved_groups")?,
+            row.try_get("saved_profile")?,
+            row.try_get("saved_stats")?,
+        );
+        Ok(found.then_some((state, texts)))
+    };
+    let found = columns().map_err(|error| classify(TASK, &error))?;
+    Ok(found.map(|(mut state, (groups, profile, stats))| {
+        state.groups = lenient::<Vec<Group>>(groups);
+        state.profile = lenient::<PeerProfile>(profile);
+        state.stats = totals(&lenient::<Value>(stats));
+        state
     }))
+}
+
+/// The member of the row, if there is one.
+fn member(row: &PgRow) -> Result<Option<Member>, StoreError> {
+    let columns = || -> Result<Option<Member>, sqlx::Error> {
+        let Some(id) = row.try_get::<Option<&str>, _>("id")? else { return Ok(None) };
+        Ok(Some(Member {
+            id: id.into(),
+            pubkey: row.try_get::<&str, _>("peer_pubkey")?.into(),
+            display_name: row.try_get("display_name")?,
+            role: row.try_get("role")?,
+            role_tag: row.try_get("role_tag")?,
+            default_groups: lenient(row.try_get("default_groups")?),
+            message_mode: row
+                .try_get::<Option<String>, _>("message_mode")?
+                .unwrap_or_else(|| "push".to_owned()),
+            revoked: row.try_get("revoked")?,
+            owner: row.try_get("owner")?,
+            grants: Grants::from_json(&lenient(row.try_get("grants")?)),
+        }))
+    };
+    columns().map_err(|error| classify(TASK, &error))
 }
 
 fn json<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, StoreError> {
@@ -69,112 +119,78 @@ fn json<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, StoreError
         .map_err(|_| StoreError::Corrupt(format!("{TASK}: a JSON column has another shape")))
 }
 
-/// Slugs carry no unique index, so creators of one slug take turns.
-pub(super) async fn create_mesh(store: &Postgres, mesh: &NewMesh) -> Result<bool, StoreError> {
-    let mut reader = store.reader().await?;
-    let work = async {
-        let mut tx = reader.begin().await?;
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-            .bind(&mesh.slug)
-            .execute(&mut *tx)
-            .await?;
-        let created = sqlx::query(
-            "INSERT INTO mesh.mesh (id, slug, name, owner_user_id, owner_pubkey, owner_secret_key,
-                root_key, created_at)
-             SELECT $1, $2::text, $3, $4, $5, $6, $7,
-                timestamp '1970-01-01' + $8::bigint * interval '1 millisecond'
-             WHERE NOT EXISTS (
-                SELECT FROM mesh.mesh WHERE slug = $2::text AND archived_at IS NULL)",
-        )
-        .bind(mesh.id.as_str())
-        .bind(&mesh.slug)
-        .bind(&mesh.name)
-        .bind(&mesh.owner_user)
-        .bind(&mesh.owner_pubkey)
-        .bind(&mesh.owner_secret_key)
-        .bind(&mesh.root_key)
-        .bind(mesh.created_at)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
-            == 1;
-        for member in mesh.members.iter().filter(|_| created) {
-            sqlx::query(
-                "INSERT INTO mesh.member (id, mesh_id, peer_pubkey, display_name, role, joined_at)
-                 VALUES ($1, $2, $3, $4, $5::text::mesh.role,
-                    timestamp '1970-01-01' + $6::bigint * interval '1 millisecond')",
-            )
-            .bind(member.id.as_str())
-            .bind(mesh.id.as_str())
-            .bind(&member.pubkey)
-            .bind(&member.display_name)
-            .bind(member.role)
-            .bind(mesh.created_at)
-            .execute(&mut *tx)
-            .await?;
-        }
-        tx.commit().await?;
-        Ok::<_, sqlx::Error>(created)
-    };
-    let created = bounded("creating a mesh", READ_LIMIT, work).await?;
-    reader.release();
-    Ok(created)
+fn lenient<T: DeserializeOwned + Default>(text: Option<&str>) -> T {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-pub(super) async fn meshes(store: &Postgres) -> Result<Vec<MeshRow>, StoreError> {
-    let query = sqlx::query(
-        "SELECT m.id, m.slug, m.name, m.owner_pubkey, m.owner_secret_key, m.root_key,
-            m.owner_user_id,
-            (extract(epoch FROM m.created_at) * 1000)::bigint AS created_at,
-            (SELECT count(*) FROM mesh.member p
-                WHERE p.mesh_id = m.id AND p.revoked_at IS NULL) AS members
-         FROM mesh.mesh m
-         WHERE m.archived_at IS NULL
-         ORDER BY m.created_at, m.id",
-    );
-    let rows = read!(store, "listing meshes", query, fetch_all);
-    rows.iter().map(mesh_row).collect()
-}
-
-fn mesh_row(row: &PgRow) -> Result<MeshRow, StoreError> {
-    const TASK: &str = "listing meshes";
-    let columns = || -> Result<(MeshRow, i64), sqlx::Error> {
-        let mesh = MeshRow {
-            id: row.try_get::<&str, _>("id")?.into(),
-            slug: row.try_get("slug")?,
-            name: row.try_get("name")?,
-            members: 0,
-            owner_pubkey: row.try_get("owner_pubkey")?,
-            owner_secret_key: row.try_get("owner_secret_key")?,
-            root_key: row.try_get("root_key")?,
-            owner_user: row.try_get("owner_user_id")?,
-            created_at: row.try_get("created_at")?,
-        };
-        Ok((mesh, row.try_get("members")?))
-    };
-    let (mut mesh, members) = columns().map_err(|error| classify(TASK, &error))?;
-    mesh.members = unstored(TASK, members)?;
-    Ok(mesh)
-}
-
-pub(super) async fn create_invite(store: &Postgres, invite: &NewInvite) -> Result<(), StoreError> {
-    let max_uses = i32::try_from(invite.max_uses)
-        .map_err(|_| StoreError::BadData("creating an invite: too many uses".to_owned()))?;
-    let query = sqlx::query(
-        "INSERT INTO mesh.invite (id, mesh_id, token, max_uses, role, expires_at, created_by,
-            created_at)
-         VALUES ($1, $2, $3, $4, $5::text::mesh.role,
-            timestamp '1970-01-01' + $6::bigint * interval '1 millisecond', $7,
-            timestamp '1970-01-01' + $8::bigint * interval '1 millisecond')",
+pub(super) async fn grants(
+    store: &Postgres,
+    mesh: &MeshId,
+) -> Result<Vec<(MemberId, Grants)>, StoreError> {
+    let query = sqlx::query_as::<_, (String, String)>(
+        "SELECT id, peer_grants::text FROM mesh.member
+         WHERE mesh_id = $1 AND revoked_at IS NULL AND peer_grants <> '{}'",
     )
-    .bind(&invite.id)
-    .bind(invite.mesh.as_str())
-    .bind(&invite.token)
-    .bind(max_uses)
-    .bind(&invite.role)
-    .bind(invite.expires_at)
-    .bind(&invite.created_by)
-    .bind(invite.created_at);
-    read!(store, "creating an invite", query, execute);
-    Ok(())
+    .bind(mesh.as_str());
+    let rows = read!(store, "reading grants", query, fetch_all);
+    let read = |(id, text): (String, String)| {
+        let grants = Grants::from_json(&lenient(Some(&text)));
+        (!grants.is_empty()).then(|| (id.into(), grants))
+    };
+    Ok(rows.into_iter().filter_map(read).collect())
+}
+
+pub(super) async fn topic(
+    store: &Postgres,
+    mesh: &MeshId,
+    spec: &str,
+) -> Result<Option<Topic>, StoreError> {
+    let query = sqlx::query_as::<_, (String, String, Vec<String>)>(include_str!("sql/topic.sql"))
+        .bind(mesh.as_str())
+        .bind(crate::store::people::is_topic_id(spec).then_some(spec))
+        .bind(spec);
+    let row = read!(store, "looking a topic up", query, fetch_optional);
+    Ok(row.map(|(id, name, members)| Topic {
+        id: id.into(),
+        name: name.into(),
+        members: members.into_iter().map(MemberId::from).collect(),
+    }))
+}
+
+pub(super) async fn moderation(
+    store: &Postgres,
+    mesh: &MeshId,
+    caller: &MemberId,
+    command: &str,
+    target: Option<&Target>,
+) -> Result<Moderation, StoreError> {
+    let query = sqlx::query(include_str!("sql/moderation.sql"))
+        .bind(mesh.as_str())
+        .bind(caller.as_str())
+        .bind(command);
+    let row = read!(store, "looking a moderator up", query, fetch_one);
+    let matching = match target {
+        Some(target) => {
+            let query = sqlx::query(include_str!("sql/members.sql"))
+                .bind(mesh.as_str())
+                .bind(&target.text)
+                .bind(target.revoked)
+                .bind(i64::try_from(MATCHES).unwrap_or(i64::MAX));
+            read!(store, "looking members up", query, fetch_all)
+        }
+        None => Vec::new(),
+    };
+    Ok(Moderation {
+        caller: member(&row)?,
+        done: row.try_get("done").map_err(|error| classify(TASK, &error))?,
+        matching: matching.iter().filter_map(|row| member(row).transpose()).collect::<Result<_, _>>()?,
+    })
+}
+
+pub(super) async fn bans(store: &Postgres, mesh: &MeshId) -> Result<Vec<Ban>, StoreError> {
+    let query = sqlx::query_as::<_, (String, String, i64)>(include_str!("sql/bans.sql"))
+        .bind(mesh.as_str());
+    let rows = read!(store, "listing removed members", query, fetch_all);
+    let ban = |(name, pubkey, revoked_at)| Ban { name, pubkey, revoked_at };
+    Ok(rows.into_iter().map(ban).collect())
 }

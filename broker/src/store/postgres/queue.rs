@@ -86,6 +86,7 @@ fn envelope(row: &PgRow) -> Result<Envelope, StoreError> {
             fingerprint: row.try_get("fingerprint")?,
             reply_to: row.try_get("reply_to")?,
             subtype: row.try_get("subtype")?,
+            topic: row.try_get::<Option<&str>, _>("topic")?.map(Arc::from),
             created_at: row.try_get("created_at")?,
         };
         Ok((envelope, row.try_get("seq")?, row.try_get("priority")?))

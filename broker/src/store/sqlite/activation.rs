@@ -5,7 +5,9 @@ use sqlx::{Row, SqlitePool};
 
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use super::now;
-use crate::model::{Activation, Epoch, Lane, LeaseRow, QueueId, Recipient, Seq, StoredLease};
+use crate::model::{
+    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, StoredLease,
+};
 
 pub(super) async fn beat(writer: &SqlitePool, node: &str) -> StoreResult<()> {
     sqlx::query(concat!(
@@ -133,7 +135,8 @@ async fn leases(
 ) -> StoreResult<Vec<StoredLease>> {
     let rows = sqlx::query(
         "SELECT l.presence_id, l.body, l.away_at IS NOT NULL, \
-           max(0, coalesce(o.taken_at - l.away_at, 0)) \
+           max(0, coalesce(o.taken_at - l.away_at, 0)), \
+           l.member_id, l.session_id, l.cwd, l.pid \
          FROM lease l JOIN mesh_owner o ON o.mesh_id = l.mesh_id WHERE l.mesh_id = ?",
     )
     .bind(mesh.as_str())
@@ -142,7 +145,17 @@ async fn leases(
     rows.iter()
         .map(|row| {
             let presence = row.try_get::<&str, _>(0)?.into();
-            let lease = LeaseRow { presence, body: row.try_get(1)?, away: row.try_get(2)? };
+            let lease = LeaseRow {
+                presence,
+                body: row.try_get(1)?,
+                away: row.try_get(2)?,
+                member: row.try_get::<&str, _>(4)?.into(),
+                place: Place {
+                    session_id: row.try_get(5)?,
+                    cwd: row.try_get(6)?,
+                    pid: row.try_get(7)?,
+                },
+            };
             Ok(StoredLease { row: lease, away_ms: to_u64(row.try_get(3)?, "an absence")? })
         })
         .collect()

@@ -11,7 +11,7 @@ use sqlx::{Arguments, AssertSqlSafe, Encode, Type};
 
 use super::error::{StoreResult, bad_data};
 
-/// Rows per statement. 21 columns × 256 rows stay well below SQLite's 32,766 parameters.
+/// Rows per statement. 22 columns × 256 rows stay well below SQLite's 32,766 parameters.
 const SIZES: [usize; 4] = [256, 64, 8, 1];
 
 /// A statement over a list of rows: `head row, row, … tail`.

@@ -1,11 +1,9 @@
-//! Meshes, members and invites.
+//! Meshes, their first members and invites, as the command line makes and lists them.
 
-use protocol::MeshId;
-use protocol::client::Group;
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use sqlx::{Row, SqlitePool};
 
-use super::error::{StoreResult, corrupt, to_u64};
-use crate::model::{Identity, Member, MeshRow, NewInvite, NewMesh};
+use super::error::{StoreResult, to_u64};
+use crate::model::{MeshRow, NewInvite, NewMesh};
 
 pub(super) async fn create(writer: &SqlitePool, mesh: &NewMesh) -> StoreResult<bool> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -30,11 +28,12 @@ pub(super) async fn create(writer: &SqlitePool, mesh: &NewMesh) -> StoreResult<b
     }
     for member in &mesh.members {
         sqlx::query(
-            "INSERT INTO member (id, mesh_id, peer_pubkey, display_name, role, joined_at) \
-             VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO member (id, mesh_id, user_id, peer_pubkey, display_name, role, \
+               joined_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(member.id.as_str())
         .bind(mesh.id.as_str())
+        .bind(&member.user)
         .bind(&member.pubkey)
         .bind(&member.display_name)
         .bind(member.role)
@@ -88,64 +87,4 @@ pub(super) async fn create_invite(writer: &SqlitePool, invite: &NewInvite) -> St
     .execute(writer)
     .await?;
     Ok(())
-}
-
-pub(super) async fn identify(
-    reader: &SqlitePool,
-    mesh: &MeshId,
-    pubkey: &str,
-    session_key: Option<&str>,
-) -> StoreResult<Option<Identity>> {
-    let mut tx = reader.begin().await?;
-    let found = sqlx::query(
-        "SELECT coalesce(nullif(name, ''), nullif(slug, ''), id), archived_at IS NOT NULL, \
-           self_editable, \
-           (SELECT member_id FROM session_key WHERE mesh_id = mesh.id AND key = ?2) \
-         FROM mesh WHERE id = ?1",
-    )
-    .bind(mesh.as_str())
-    .bind(session_key)
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some(row) = found else { return Ok(None) };
-    let self_editable = row.try_get::<Option<&str>, _>(2)?.map(serde_json::from_str).transpose();
-    let identity = Identity {
-        mesh_name: row.try_get(0)?,
-        archived: row.try_get(1)?,
-        self_editable: self_editable.map_err(|_| corrupt("mesh.self_editable is no JSON"))?,
-        key_member: row.try_get::<Option<&str>, _>(3)?.map(Into::into),
-        member: member(&mut tx, mesh, pubkey).await?,
-    };
-    tx.commit().await?;
-    Ok(Some(identity))
-}
-
-async fn member(
-    connection: &mut SqliteConnection,
-    mesh: &MeshId,
-    pubkey: &str,
-) -> StoreResult<Option<Member>> {
-    let found = sqlx::query(
-        "SELECT id, peer_pubkey, display_name, role, role_tag, default_groups, message_mode, \
-           revoked_at IS NOT NULL \
-         FROM member WHERE mesh_id = ? AND peer_pubkey = ? \
-         ORDER BY revoked_at IS NOT NULL, joined_at DESC, id LIMIT 1",
-    )
-    .bind(mesh.as_str())
-    .bind(pubkey)
-    .fetch_optional(connection)
-    .await?;
-    let Some(row) = found else { return Ok(None) };
-    let groups: Vec<Group> = serde_json::from_str(row.try_get(5)?)
-        .map_err(|_| corrupt("member.default_groups is no list of groups"))?;
-    Ok(Some(Member {
-        id: row.try_get::<&str, _>(0)?.into(),
-        pubkey: row.try_get::<&str, _>(1)?.into(),
-        display_name: row.try_get(2)?,
-        role: row.try_get(3)?,
-        role_tag: row.try_get(4)?,
-        default_groups: groups,
-        message_mode: row.try_get(6)?,
-        revoked: row.try_get(7)?,
-    }))
 }

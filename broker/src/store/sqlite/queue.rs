@@ -52,7 +52,7 @@ async fn rows(
         "SELECT e.seq, e.id, e.sender_member_id, e.sender_member_pubkey, \
            e.sender_session_pubkey, e.sender_name, e.target, e.priority, e.accept_kind, \
            e.accept_key, e.fingerprint, e.reply_to, e.subtype, e.created_at, e.nonce, \
-           e.ciphertext \
+           e.ciphertext, e.topic \
          FROM delivery d CROSS JOIN envelope e ON e.mesh_id = d.mesh_id AND e.seq = d.seq \
          WHERE d.mesh_id = ? AND d.recipient = ? AND d.lane = ? AND d.seq > ? \
          ORDER BY d.seq LIMIT ?",
@@ -99,6 +99,7 @@ fn envelope(row: &SqliteRow) -> StoreResult<Envelope> {
         created_at: row.try_get(13)?,
         nonce: row.try_get(14)?,
         ciphertext: row.try_get(15)?,
+        topic: row.try_get::<Option<&str>, _>(16)?.map(Into::into),
     })
 }
 

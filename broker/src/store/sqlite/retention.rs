@@ -3,7 +3,7 @@
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::error::{StoreResult, to_u64};
-use super::within;
+use super::{now, within};
 use crate::store::Retained;
 
 /// Envelopes looked at in one transaction: some milliseconds, which a commit can wait.
@@ -28,6 +28,7 @@ pub(super) async fn retain(
         }
     }
     within(forget_nodes(writer, before)).await?;
+    within(forget_commands(writer)).await?;
     Ok(removed)
 }
 
@@ -110,5 +111,12 @@ async fn forget_nodes(writer: &SqlitePool, before: i64) -> StoreResult<()> {
         .bind(before)
         .execute(writer)
         .await?;
+    Ok(())
+}
+
+/// A day is as long as an edge may ask again, and much longer.
+async fn forget_commands(writer: &SqlitePool) -> StoreResult<()> {
+    let forget = concat!("DELETE FROM command WHERE done_at < ", now!(), " - 86400000");
+    sqlx::query(forget).execute(writer).await?;
     Ok(())
 }

@@ -26,8 +26,8 @@ pub(super) static ENVELOPES: LazyLock<Statement> = LazyLock::new(|| {
         "INSERT INTO envelope (mesh_id, seq, id, lane, shared, created_at, delivered_at, \
            sender_member_id, accept_kind, accept_key, sender_member_pubkey, \
            sender_session_pubkey, sender_name, priority, fingerprint, reply_to, subtype, target, \
-           recipients, nonce, ciphertext) VALUES",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           recipients, nonce, ciphertext, topic) VALUES",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     )
 });
@@ -55,10 +55,13 @@ pub(super) static CONFIRMS: LazyLock<Statement> = LazyLock::new(|| {
 
 pub(super) static LEASES: LazyLock<Statement> = LazyLock::new(|| {
     Statement::new(
-        "INSERT INTO lease (mesh_id, presence_id, body, away_at) VALUES",
-        concat!("(?, ?, ?, iif(?, ", now!(), ", NULL))"),
+        "INSERT INTO lease (mesh_id, presence_id, body, away_at, member_id, session_id, cwd, pid) \
+         VALUES",
+        concat!("(?, ?, ?, iif(?, ", now!(), ", NULL), ?, ?, ?, ?)"),
         "ON CONFLICT DO UPDATE SET body = excluded.body, away_at = \
-           iif(excluded.away_at IS NULL, NULL, coalesce(away_at, excluded.away_at))",
+           iif(excluded.away_at IS NULL, NULL, coalesce(away_at, excluded.away_at)), \
+           member_id = excluded.member_id, session_id = excluded.session_id, \
+           cwd = excluded.cwd, pid = excluded.pid",
     )
 });
 
@@ -90,8 +93,6 @@ pub(super) static AUDIT: LazyLock<Statement> = LazyLock::new(|| {
 
 /// An accept and where it belongs.
 pub(super) struct NewEnvelope<'a> {
-    /// Index of its mesh in the batch.
-    pub(super) commit: usize,
     pub(super) mesh: &'a MeshId,
     pub(super) accept: &'a Accept,
 }
@@ -139,7 +140,8 @@ pub(super) fn bind_envelope(row: &mut Row, item: &NewEnvelope<'_>) -> StoreResul
     let names: Vec<_> = recipients.iter().map(Recipient::to_string).collect();
     row.value(names.join(" "))?;
     row.text(if nobody { "" } else { &envelope.nonce })?;
-    row.text(if nobody { "" } else { &envelope.ciphertext })
+    row.text(if nobody { "" } else { &envelope.ciphertext })?;
+    row.value(envelope.topic.clone())
 }
 
 pub(super) fn bind_delivery(
@@ -171,7 +173,11 @@ pub(super) fn bind_lease(row: &mut Row, (mesh, change): &(&MeshId, Change<'_>)) 
         Change::Save(lease) => {
             row.text(lease.presence.as_str())?;
             row.text(&lease.body)?;
-            row.value(lease.away)
+            row.value(lease.away)?;
+            row.text(lease.member.as_str())?;
+            row.text(&lease.place.session_id)?;
+            row.text(&lease.place.cwd)?;
+            row.value(lease.place.pid)
         }
         Change::Drop(presence) => row.text(presence.as_str()),
     }

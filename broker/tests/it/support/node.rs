@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use protocol::signature::Keypair;
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -110,6 +110,7 @@ fn folder() -> PathBuf {
 /// A mesh, with the secrets of everybody in it.
 pub(crate) struct Mesh {
     pub(crate) id: String,
+    pub(crate) invite_url: String,
     pub(crate) members: Vec<Member>,
 }
 
@@ -304,36 +305,83 @@ impl Node {
             key: Keypair::from_secret_hex(&text(value, "secret_key")).unwrap(),
         };
         let members = made["members"].as_array().unwrap().iter().map(member).collect();
-        Mesh { id: text(&made, "mesh_id"), members }
+        Mesh { id: text(&made, "mesh_id"), invite_url: text(&made, "invite_url"), members }
+    }
+
+    /// Writes to the store, as another program would: in the words of Postgres' schema `mesh`.
+    /// Answers how many rows it was.
+    pub(crate) async fn sql(&self, statement: &str) -> u64 {
+        if let Some(url) = self.ground.url() {
+            let mut conn = PgConnection::connect(url).await.unwrap();
+            let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut conn).await.unwrap();
+            done.rows_affected()
+        } else {
+            let url = format!("sqlite://{}", self.ground.file().display());
+            let mut conn = SqliteConnection::connect(&url).await.unwrap();
+            let statement = statement.replace("mesh.", "").replace("now()", "1");
+            let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut conn).await.unwrap();
+            done.rows_affected()
+        }
+    }
+
+    /// How many rows a query counts, likewise.
+    pub(crate) async fn count(&self, query: &str) -> i64 {
+        if let Some(url) = self.ground.url() {
+            let mut conn = PgConnection::connect(url).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut conn).await.unwrap()
+        } else {
+            let url = format!("sqlite://{}", self.ground.file().display());
+            let mut conn = SqliteConnection::connect(&url).await.unwrap();
+            let query = query.replace("mesh.", "");
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut conn).await.unwrap()
+        }
     }
 
     /// Removes a member, as another program on the same store would.
     pub(crate) async fn revoke(&self, mesh: &Mesh, name: &str) {
         let id = &mesh.member(name).id;
-        let rows = if let Some(url) = self.ground.url() {
-            let mut conn = PgConnection::connect(url).await.unwrap();
-            let revoke = "UPDATE mesh.member SET revoked_at = now() WHERE id = $1";
-            let done = sqlx::query(revoke).bind(id).execute(&mut conn).await.unwrap();
-            done.rows_affected()
-        } else {
-            let url = format!("sqlite://{}", self.ground.file().display());
-            let mut conn = SqliteConnection::connect(&url).await.unwrap();
-            let revoke = "UPDATE member SET revoked_at = 1 WHERE id = ?";
-            let done = sqlx::query(revoke).bind(id).execute(&mut conn).await.unwrap();
-            done.rows_affected()
-        };
-        assert_eq!(rows, 1);
+        let revoke = format!("UPDATE mesh.member SET revoked_at = now() WHERE id = '{id}'");
+        assert_eq!(self.sql(&revoke).await, 1);
+    }
+
+    /// What a member lets others do from now on, written beside the broker.
+    pub(crate) async fn grant(&self, mesh: &Mesh, name: &str, grants: &Value) {
+        let id = &mesh.member(name).id;
+        let grant = format!("UPDATE mesh.member SET peer_grants = '{grants}' WHERE id = '{id}'");
+        assert_eq!(self.sql(&grant).await, 1);
     }
 
     /// One HTTP request.
     pub(crate) async fn http(&self, method: &str, path: &str) -> Answer {
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
+        self.request(method, path, "", "").await
+    }
+
+    /// A JSON text, posted.
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.request("POST", path, "Content-Type: application/json\r\n", body).await
+    }
+
+    /// One HTTP request with more headers, each with its line end, and a body.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Answer {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n{headers}\r\n{body}"
+        );
         let mut stream = TcpStream::connect(self.address()).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let read = timeout(SOON, stream.read_to_string(&mut answer)).await;
-        read.unwrap_or_else(|_| panic!("{method} {path} is not answered")).unwrap();
+        // A body that is too large need not be read to the end.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let read = timeout(SOON, stream.read_to_end(&mut answer)).await;
+        let read = read.unwrap_or_else(|_| panic!("{method} {path} is not answered"));
+        assert!(read.is_ok() || !answer.is_empty(), "{method} {path}: {read:?}");
+        let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Answer { status, head: head.to_owned(), body: body.to_owned() }

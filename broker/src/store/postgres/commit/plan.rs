@@ -2,16 +2,16 @@
 //!
 //! One statement sees one snapshot, so what must see an earlier write of its own mesh goes to a
 //! later stage: a confirmation of an envelope accepted in the same batch, and anything about
-//! deliveries after an inheritance. Neither happens on the happy path, which is one stage.
+//! deliveries after they were moved or taken back. Neither happens on the happy path, which is one
+//! stage.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
-use protocol::{MeshId, PresenceId};
+use protocol::{MemberId, MeshId, PresenceId};
 
 use crate::model::{
-    Accept, AcceptKey, AuditRow, Confirm, Envelope, Epoch, LeaseRow, MeshCommit, Recipient, Seq,
-    Write,
+    Accept, AuditRow, Confirm, Envelope, Epoch, History, LeaseRow, MeshCommit, Recipient, Seq,
+    StateChange, Write,
 };
 use crate::store::StoreError;
 use crate::store::postgres::error::stored;
@@ -28,24 +28,29 @@ pub(super) struct Plan<'a> {
     pub(super) mesh_of: Vec<usize>,
     /// At least one.
     pub(super) stages: Vec<Stage<'a>>,
-    /// Every accept, in order.
-    pub(super) accepts: Vec<Entry<'a>>,
+    /// Entries of audit chains: written with the first stage.
+    pub(super) audits: Vec<Of<&'a AuditRow>>,
     /// Leases to remove; for some of them before they are written anew.
     pub(super) gone: Vec<Of<&'a PresenceId>>,
     /// Leases to write, each presence once.
     pub(super) leases: Vec<Of<&'a LeaseRow>>,
     /// Session keys and their members.
     pub(super) keys: Vec<Of<(&'a str, &'a str)>>,
-    /// Entries of audit chains.
-    pub(super) audits: Vec<Of<&'a AuditRow>>,
+    /// Members' states, each member once.
+    pub(super) states: Vec<Of<StateChange>>,
+    /// Messages for the histories of their topics.
+    pub(super) histories: Vec<Of<&'a History>>,
+    /// What is so seldom that each has a statement of its own, in order.
+    pub(super) seldom: Vec<Of<Seldom<'a>>>,
 }
 
-/// What one statement writes, and the inheritances after it.
+/// What one statement writes, and what is done to deliveries after it.
 #[derive(Default)]
 pub(super) struct Stage<'a> {
     pub(super) accepts: Vec<Of<AcceptRow<'a>>>,
     pub(super) confirms: Vec<Of<ConfirmRow<'a>>>,
     pub(super) inherits: Vec<Of<(String, String)>>,
+    pub(super) purges: Vec<Of<(&'a MemberId, Vec<String>)>>,
 }
 
 /// An accept as it is sent.
@@ -70,22 +75,13 @@ pub(super) struct ConfirmRow<'a> {
     pub(super) recipient: String,
 }
 
-/// An accept of the batch, and where its answer is found.
-pub(super) struct Entry<'a> {
-    /// Whose outcome it belongs to.
-    pub(super) batch: usize,
-    pub(super) envelope: &'a Arc<Envelope>,
-    pub(super) source: Source,
+/// See [`Plan::seldom`].
+pub(super) enum Seldom<'a> {
+    Revoke { member: &'a MemberId, at: i64 },
+    Reinstate { member: &'a MemberId },
+    Done { command: &'a str, reply: &'a str },
+    UsePending(i64),
 }
-
-pub(super) enum Source {
-    /// A row of a stage.
-    Row { stage: usize, row: usize },
-    /// Not sent: an earlier accept of the batch has the same key.
-    Twin { first: usize },
-}
-
-type Key<'a> = (usize, &'a str, &'a AcceptKey);
 
 /// What planning keeps in mind.
 #[derive(Default)]
@@ -95,20 +91,20 @@ struct Memory<'a> {
     stage: HashMap<usize, usize>,
     /// Envelopes accepted in the stage that their mesh is in.
     accepted: HashSet<(usize, Seq)>,
-    keys: HashMap<Key<'a>, usize>,
     /// The last word on each presence, and whether an earlier grace of it ended in this batch.
     leases: BTreeMap<(usize, &'a str), (&'a PresenceId, Option<&'a LeaseRow>, bool)>,
+    states: BTreeMap<(usize, &'a str), StateChange>,
 }
 
 impl<'a> Plan<'a> {
     pub(super) fn of(batch: &'a [MeshCommit]) -> Result<Self, StoreError> {
         let mut plan = Self { stages: vec![Stage::default()], ..Self::default() };
         let mut memory = Memory::default();
-        for (at, commit) in batch.iter().enumerate() {
+        for commit in batch {
             let mesh = plan.mesh(&mut memory, commit)?;
             plan.mesh_of.push(mesh);
             for write in commit.units.iter().flat_map(|unit| &unit.0) {
-                plan.add(&mut memory, at, mesh, write)?;
+                plan.add(&mut memory, mesh, write)?;
             }
         }
         for ((mesh, _), (presence, last, ended)) in memory.leases {
@@ -117,21 +113,41 @@ impl<'a> Plan<'a> {
             }
             plan.leases.extend(last.map(|row| (mesh, row)));
         }
+        plan.states = memory.states.into_iter().map(|((mesh, _), state)| (mesh, state)).collect();
+        if plan.stages.len() > 1 && plan.has_twins() {
+            // Of one stage the primary key says so.
+            return Err(StoreError::BadData("committing: a key is given twice".to_owned()));
+        }
         Ok(plan)
     }
 
     /// Whether one statement is all.
     pub(super) fn is_hot(&self) -> bool {
         self.stages.len() == 1
-            && self.stages.iter().all(|stage| stage.inherits.is_empty())
+            && self.stages.iter().all(|s| s.inherits.is_empty() && s.purges.is_empty())
             && self.gone.is_empty()
             && self.leases.is_empty()
             && self.keys.is_empty()
-            && self.audits.is_empty()
+            && self.states.is_empty()
+            && self.histories.is_empty()
+            && self.seldom.is_empty()
     }
 
     pub(super) fn mesh_id(&self, mesh: usize) -> &str {
         self.meshes.get(mesh).map_or("", |(id, _)| id.as_str())
+    }
+
+    /// Every accept, in the order of the stages.
+    pub(super) fn accepts(&self) -> impl Iterator<Item = &Of<AcceptRow<'a>>> {
+        self.stages.iter().flat_map(|stage| &stage.accepts)
+    }
+
+    fn has_twins(&self) -> bool {
+        let mut seen = HashSet::new();
+        let new = |(mesh, row): &Of<AcceptRow<'a>>| {
+            seen.insert((*mesh, &row.envelope.sender.member, &row.envelope.key))
+        };
+        !self.accepts().all(new)
     }
 
     fn mesh(
@@ -149,21 +165,12 @@ impl<'a> Plan<'a> {
     fn add(
         &mut self,
         memory: &mut Memory<'a>,
-        batch: usize,
         mesh: usize,
         write: &'a Write,
     ) -> Result<(), StoreError> {
         match write {
-            Write::Accept(accept) => self.accept(memory, batch, mesh, accept)?,
-            Write::Confirm(confirm) => {
-                if memory.accepted.contains(&(mesh, confirm.seq)) {
-                    memory.next_stage(mesh);
-                }
-                let seq = stored("committing", confirm.seq)?;
-                let recipient = confirm.queue.recipient.to_string();
-                let row = ConfirmRow { confirm, seq, recipient };
-                self.stage(memory.stage_of(mesh)).confirms.push((mesh, row));
-            }
+            Write::Accept(accept) => self.accept(memory, mesh, accept)?,
+            Write::Confirm(confirm) => self.confirm(memory, mesh, confirm)?,
             Write::Inherit { from, to } => {
                 let pair = (
                     Recipient::Presence(from.clone()).to_string(),
@@ -172,10 +179,26 @@ impl<'a> Plan<'a> {
                 self.stage(memory.stage_of(mesh)).inherits.push((mesh, pair));
                 memory.next_stage(mesh);
             }
+            Write::Purge { member, presences } => {
+                let text = |id: &PresenceId| Recipient::Presence(id.clone()).to_string();
+                let purge = (member, presences.iter().map(text).collect());
+                self.stage(memory.stage_of(mesh)).purges.push((mesh, purge));
+                memory.next_stage(mesh);
+            }
             Write::SaveLease(row) => memory.lease(mesh, &row.presence, Some(row)),
             Write::DropLease(presence) => memory.lease(mesh, presence, None),
             Write::RecordKey { key, member } => self.keys.push((mesh, (key, member.as_str()))),
             Write::Audit(row) => self.audits.push((mesh, row)),
+            Write::SaveState(change) => memory.state(mesh, change),
+            Write::History(history) => self.histories.push((mesh, history)),
+            Write::Revoke { member, at } => {
+                self.seldom.push((mesh, Seldom::Revoke { member, at: *at }));
+            }
+            Write::Reinstate { member } => self.seldom.push((mesh, Seldom::Reinstate { member })),
+            Write::Done { command, reply } => {
+                self.seldom.push((mesh, Seldom::Done { command, reply }));
+            }
+            Write::UsePending(id) => self.seldom.push((mesh, Seldom::UsePending(*id))),
         }
         Ok(())
     }
@@ -183,28 +206,32 @@ impl<'a> Plan<'a> {
     fn accept(
         &mut self,
         memory: &mut Memory<'a>,
-        batch: usize,
         mesh: usize,
         accept: &'a Accept,
     ) -> Result<(), StoreError> {
         let envelope = &accept.envelope;
-        let key = (mesh, envelope.sender.member.as_str(), &envelope.key);
-        let source = if let Some(&first) = memory.keys.get(&key) {
-            Source::Twin { first }
-        } else {
-            memory.keys.insert(key, self.accepts.len());
-            memory.accepted.insert((mesh, envelope.seq));
-            let row = AcceptRow {
-                envelope,
-                seq: stored("committing", envelope.seq)?,
-                recipients: join(&accept.recipients)?,
-            };
-            let stage = memory.stage_of(mesh);
-            let rows = &mut self.stage(stage).accepts;
-            rows.push((mesh, row));
-            Source::Row { stage, row: rows.len() - 1 }
+        memory.accepted.insert((mesh, envelope.seq));
+        let row = AcceptRow {
+            envelope,
+            seq: stored("committing", envelope.seq)?,
+            recipients: join(&accept.recipients)?,
         };
-        self.accepts.push(Entry { batch, envelope, source });
+        self.stage(memory.stage_of(mesh)).accepts.push((mesh, row));
+        Ok(())
+    }
+
+    fn confirm(
+        &mut self,
+        memory: &mut Memory<'a>,
+        mesh: usize,
+        confirm: &'a Confirm,
+    ) -> Result<(), StoreError> {
+        if memory.accepted.contains(&(mesh, confirm.seq)) {
+            memory.next_stage(mesh);
+        }
+        let seq = stored("committing", confirm.seq)?;
+        let row = ConfirmRow { confirm, seq, recipient: confirm.queue.recipient.to_string() };
+        self.stage(memory.stage_of(mesh)).confirms.push((mesh, row));
         Ok(())
     }
 
@@ -230,6 +257,24 @@ impl<'a> Memory<'a> {
         let last = self.leases.entry((mesh, presence.as_str())).or_insert((presence, None, false));
         last.1 = row;
         last.2 |= row.is_none_or(|row| !row.away);
+    }
+
+    /// Later words count, counts add up.
+    fn state(&mut self, mesh: usize, change: &'a StateChange) {
+        let Some(all) = self.states.get_mut(&(mesh, change.member.as_str())) else {
+            self.states.insert((mesh, change.member.as_str()), change.clone());
+            return;
+        };
+        let before = std::mem::replace(all, change.clone());
+        all.groups = all.groups.take().or(before.groups);
+        all.profile = all.profile.take().or(before.profile);
+        all.visible = all.visible.or(before.visible);
+        all.summary = all.summary.take().or(before.summary);
+        let (sum, stats) = (&mut all.stats, before.stats);
+        sum.messages_in = sum.messages_in.saturating_add(stats.messages_in);
+        sum.messages_out = sum.messages_out.saturating_add(stats.messages_out);
+        sum.tool_calls = sum.tool_calls.saturating_add(stats.tool_calls);
+        sum.errors = sum.errors.saturating_add(stats.errors);
     }
 }
 

@@ -1,14 +1,11 @@
--- Ids are given in the order of the chain.
-INSERT INTO mesh.audit_log (
-    mesh_id, event_type, actor_member_id, actor_display_name, payload, prev_hash, hash, created_at
-)
+-- Entries of the chain of mesh $1, newest first: $2 of them after the newest $3; only of kind $4,
+-- if given; of sent messages only those of member $5, if given.
 SELECT
-    a.mesh_id, a.event_type, a.actor_member_id, a.actor_display_name, a.payload::jsonb,
-    a.prev_hash, a.hash, timestamp '1970-01-01' + a.created_at * interval '1 millisecond'
-FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[]
-) WITH ORDINALITY AS a (
-    mesh_id, event_type, actor_member_id, actor_display_name, payload, prev_hash, hash, created_at,
-    place
-)
-ORDER BY a.place
+    id::bigint AS id, event_type, actor_member_id, actor_display_name, payload::text AS payload,
+    prev_hash, hash, floor(extract(epoch FROM created_at) * 1000)::bigint AS created_at
+FROM mesh.audit_log
+WHERE mesh_id = $1
+    AND ($4::text IS NULL OR event_type = $4)
+    AND ($5::text IS NULL OR event_type <> 'message_sent' OR actor_member_id IS NOT DISTINCT FROM $5)
+ORDER BY mesh_id DESC, audit_log.id DESC
+LIMIT $2 OFFSET $3

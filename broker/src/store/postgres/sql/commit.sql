@@ -1,7 +1,8 @@
--- Accepts and confirmations of a whole batch, in one statement and one snapshot.
+-- Accepts, confirmations and audit entries of a whole batch, in one statement and one snapshot.
 --
 -- $1, $2: meshes and the epochs they believe in. Rows name theirs by its place in that list.
--- $3..$22: accepts. $23..$28: confirmations. Each list is one array per column.
+-- $3..$23: accepts. $24..$29: confirmations. $30..$38: audit entries. Each list is one array per
+-- column.
 --
 -- Every look into a table is LATERAL with a LIMIT, which the planner can only run as one index
 -- descent per row: it cannot know how long the arrays are, and what it believes about the queue
@@ -25,11 +26,12 @@ incoming AS MATERIALIZED (
     FROM unnest(
         $3::int[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
         $10::text[], $11::text[], $12::text[], $13::smallint[], $14::text[], $15::text[],
-        $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::bigint[], $22::text[]
+        $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
+        $22::bigint[], $23::text[]
     ) WITH ORDINALITY AS a (
         mesh, mesh_id, seq, id, sender_member_id, sender_member_pubkey, sender_session_pubkey,
         sender_name, target, priority, lane, nonce, ciphertext,
-        accept_kind, accept_key, fingerprint, reply_to, subtype, created_at, recipients,
+        accept_kind, accept_key, fingerprint, reply_to, subtype, topic, created_at, recipients,
         place
     )
     LEFT JOIN LATERAL (
@@ -41,37 +43,64 @@ incoming AS MATERIALIZED (
     ) k ON true
     WHERE ((SELECT held FROM fence))[a.mesh]
 ),
+-- A mesh with one known key writes nothing: its audit chain runs through all it would write.
+free AS MATERIALIZED (
+    SELECT array_agg(held.held AND k.mesh IS NULL ORDER BY held.place) AS writes
+    FROM (SELECT held FROM fence) f
+    CROSS JOIN LATERAL unnest(f.held) WITH ORDINALITY AS held (held, place)
+    LEFT JOIN (SELECT DISTINCT mesh FROM incoming WHERE original IS NOT NULL) k
+        ON k.mesh = held.place
+),
 keyed AS (
     INSERT INTO broker.accepted (mesh_id, member_id, kind, key, message_id, fingerprint)
     SELECT mesh_id, sender_member_id, accept_kind, accept_key, id, fingerprint
     FROM incoming
-    WHERE original IS NULL
+    WHERE ((SELECT writes FROM free))[mesh]
 ),
 stored AS (
     INSERT INTO broker.envelope (
         mesh_id, seq, id, sender_member_id, sender_member_pubkey, sender_session_pubkey,
         sender_name, target, priority, lane, nonce, ciphertext, accept_kind, accept_key,
-        fingerprint, reply_to, subtype, created_at, recipients, delivered_at
+        fingerprint, reply_to, subtype, topic, created_at, recipients, delivered_at
     )
     SELECT
         mesh_id, seq, id, sender_member_id, sender_member_pubkey, sender_session_pubkey,
         sender_name, target, priority, lane, nonce, ciphertext, accept_kind, accept_key,
-        fingerprint, reply_to, subtype, created_at, recipients,
+        fingerprint, reply_to, subtype, topic, created_at, recipients,
         CASE WHEN recipients = '' THEN (extract(epoch FROM now()) * 1000)::bigint END
     FROM incoming
-    WHERE original IS NULL
+    WHERE ((SELECT writes FROM free))[mesh]
 ),
 queued AS (
     INSERT INTO broker.delivery (mesh_id, recipient, lane, seq, shared)
     SELECT i.mesh_id, r.recipient, i.lane, i.seq, strpos(i.recipients, ' ') > 0
     FROM incoming i
     CROSS JOIN LATERAL unnest(string_to_array(i.recipients, ' ')) AS r (recipient)
-    WHERE i.original IS NULL
+    WHERE ((SELECT writes FROM free))[i.mesh]
+),
+-- Ids are given in the order of the chain.
+logged AS (
+    INSERT INTO mesh.audit_log (
+        mesh_id, event_type, actor_member_id, actor_display_name, payload, prev_hash, hash,
+        created_at
+    )
+    SELECT
+        l.mesh_id, l.event_type, l.actor_member_id, l.actor_display_name, l.payload::jsonb,
+        l.prev_hash, l.hash, timestamp '1970-01-01' + l.created_at * interval '1 millisecond'
+    FROM unnest(
+        $30::int[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[],
+        $37::text[], $38::bigint[]
+    ) WITH ORDINALITY AS l (
+        mesh, mesh_id, event_type, actor_member_id, actor_display_name, payload, prev_hash, hash,
+        created_at, place
+    )
+    WHERE ((SELECT writes FROM free))[l.mesh]
+    ORDER BY l.place
 ),
 -- What is confirmed and was still waiting, if the message there is the one that is meant.
 arrived AS MATERIALIZED (
     SELECT c.mesh_id, c.seq, d.shared, d.place AS delivery, e.place AS envelope
-    FROM unnest($23::int[], $24::text[], $25::text[], $26::smallint[], $27::bigint[], $28::text[])
+    FROM unnest($24::int[], $25::text[], $26::text[], $27::smallint[], $28::bigint[], $29::text[])
         AS c (mesh, mesh_id, recipient, lane, seq, id)
     CROSS JOIN LATERAL (
         SELECT d.ctid AS place, d.shared
@@ -86,7 +115,7 @@ arrived AS MATERIALIZED (
         WHERE e.mesh_id = c.mesh_id AND e.seq = c.seq AND e.id = c.id
         LIMIT 1
     ) e
-    WHERE ((SELECT held FROM fence))[c.mesh]
+    WHERE ((SELECT writes FROM free))[c.mesh]
 ),
 removed AS (
     DELETE FROM broker.delivery WHERE ctid = ANY (ARRAY(SELECT delivery FROM arrived))

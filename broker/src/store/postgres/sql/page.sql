@@ -2,7 +2,7 @@
 -- comes whatever its size. Lengths are read without fetching the bodies themselves.
 SELECT
     id, seq, sender_member_id, sender_member_pubkey, sender_session_pubkey, sender_name, target,
-    priority, nonce, ciphertext, accept_kind, accept_key, fingerprint, reply_to, subtype,
+    priority, nonce, ciphertext, accept_kind, accept_key, fingerprint, reply_to, subtype, topic,
     created_at, found
 FROM (
     SELECT

@@ -1,0 +1,94 @@
+//! Who a connection is: what is proven counts, and nobody is thrown out by a look-alike.
+
+use serde_json::json;
+
+use crate::support::node::{Kind, Mesh, Node, on_each_store};
+use crate::support::peer::{Hello, TestPeer};
+use crate::support::socket::Socket;
+use crate::support::until;
+
+on_each_store!(
+    a_socket_that_dies_during_hello_leaves_nothing,
+    a_session_id_in_common_evicts_nobody,
+    a_proven_key_cannot_be_claimed,
+    an_archived_mesh_lets_nobody_in,
+    a_banned_member_is_not_mailed_either,
+);
+
+/// Defect 2.
+async fn a_socket_that_dies_during_hello_leaves_nothing(kind: Kind) {
+    let (node, mut ana, _ben, mesh) = two_peers(kind, &[("LEASE_GRACE_SECONDS", "1")]).await;
+    for _ in 0..20 {
+        let mut socket = Socket::open(&node.address()).await;
+        socket.post(&Hello::session(&mesh, "eve").frame()).await;
+        drop(socket);
+    }
+    until("all of them are gone", async || ana.peers().await.len() == 2).await;
+    let events = ana.events().await;
+    let count = |event: &str| events.iter().filter(|(of, _)| of == event).count();
+    assert_eq!(count("peer_joined"), count("peer_left"), "{events:?}");
+}
+
+/// Defect 20: containers have equal pids, commands the session id of their session.
+async fn a_session_id_in_common_evicts_nobody(kind: Kind) {
+    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let id = ben.hello.frame()["sessionId"].clone();
+    let shared = json!({"sessionId": id});
+    let mut others = vec![
+        TestPeer::join(&node, Hello::session(&mesh, "eve").with(&shared)).await,
+        TestPeer::join(&node, Hello::session(&mesh, "ben").with(&shared)).await,
+        TestPeer::join(&node, Hello::member(&mesh, "ben").with(&shared)).await,
+    ];
+    others.push(TestPeer::join(&node, Hello::member(&mesh, "eve").with(&shared)).await);
+    ben.round_trip().await;
+    for peer in &mut others {
+        peer.round_trip().await;
+    }
+    assert_eq!(ana.peers().await.len(), 6);
+}
+
+/// Defect 21.
+async fn a_proven_key_cannot_be_claimed(kind: Kind) {
+    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let key = ben.hello.pubkey();
+    let claim = Hello::member(&mesh, "eve").with(&json!({"sessionPubkey": key}));
+    let mut eve = TestPeer::join(&node, claim).await;
+    let rows = ana.peers().await;
+    let named = rows.iter().filter(|row| row["pubkey"] == key.as_str()).count();
+    assert_eq!(named, 1, "the key is Ben's alone");
+    ben.vanish();
+    ana.send(key.as_str(), "for ben").await.acknowledged();
+    assert_eq!(eve.texts().await, [""; 0]);
+    ben.reconnect().await;
+    assert_eq!(ben.next().await, "for ben");
+}
+
+/// Defect 26.
+async fn an_archived_mesh_lets_nobody_in(kind: Kind) {
+    let (node, _ana, _ben, mesh) = two_peers(kind, &[]).await;
+    node.sql("UPDATE mesh.mesh SET archived_at = now()").await;
+    let mut socket = Socket::open(&node.address()).await;
+    socket.post(&Hello::session(&mesh, "eve").frame()).await;
+    let error = socket.take("the refusal", |frame| frame["type"] == "error").await;
+    assert_eq!(error["code"], "unauthorized");
+    assert_eq!(socket.close_frame().await.0, 1008);
+}
+
+async fn a_banned_member_is_not_mailed_either(kind: Kind) {
+    let (_node, mut ana, ben, mesh) = two_peers(kind, &[("OFFLINE_DIRECT", "queue")]).await;
+    let session = ben.hello.pubkey();
+    ana.ask(json!({"type": "ban", "target": "ben"})).await;
+    for target in [session, mesh.member("ben").pubkey.clone()] {
+        let ack = ana.send(target.as_str(), &target).await;
+        assert!(ack.refused().contains("no connected peer"), "{ack:?}");
+    }
+}
+
+async fn two_peers(kind: Kind, settings: &[(&str, &str)]) -> (Node, TestPeer, TestPeer, Mesh) {
+    let node = Node::start(kind, settings).await;
+    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let ben = TestPeer::session(&node, &mesh, "ben").await;
+    ana.expect_event("peer_joined", "ben").await;
+    (node, ana, ben, mesh)
+}
