@@ -13,12 +13,14 @@ use std::fmt::Write;
 use broker::edge;
 use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
 use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
-use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, MESH_BYTES, REPLAY_MS};
-use broker::mesh::{REPUSH_MOST_MS, REPUSH_MS};
-use broker::model::{ENVELOPE_TTL_MS, QUEUE_QUOTA};
+use broker::mesh::{self, BRIEF_MS, CONTEST_MS, CONTEST_TIMES, FRESH_MS, MESH_BYTES};
+use broker::mesh::{REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
+use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
 use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
 use protocol::close::{self, Close};
-use protocol::limits::{GROUPS, ID_BYTES, NAME_BYTES, PATH_BYTES, TARGET_BYTES};
+use protocol::limits::{
+    CAPABILITIES, GROUPS, ID_BYTES, MENTIONS, NAME_BYTES, PATH_BYTES, TARGET_BYTES, TEXT_BYTES,
+};
 use router::link;
 
 const README: &str = include_str!("../../README.md");
@@ -56,7 +58,10 @@ fn of_a_hello() -> Vec<Row> {
         ("A name: peer, host, group, channel, model", bytes(NAME_BYTES), "`malformed`"),
         ("A target", bytes(TARGET_BYTES), "`malformed`"),
         ("A directory", bytes(PATH_BYTES), "`malformed`"),
-        ("Groups in a hello", GROUPS.to_string(), "`malformed`"),
+        ("A summary, a bio, an avatar", bytes(TEXT_BYTES), "`malformed`"),
+        ("Groups of a peer", GROUPS.to_string(), "`malformed`, `invalid`"),
+        ("Capabilities a peer tells", CAPABILITIES.to_string(), "`malformed`"),
+        ("Mentions of a message", MENTIONS.to_string(), "`malformed`"),
         ("A hello's clock, either way", time(CLOCK_SKEW_MS.unsigned_abs()), "`timestamp_skew`"),
         ("An attestation's life", time(ATTESTATION_MOST_MS as u64), "`ttl_too_long`"),
         (
@@ -104,6 +109,22 @@ fn of_a_queue() -> Vec<Row> {
             format!("{QUEUE_QUOTA} in each lane"),
             "refused as `queue_full`; in a broadcast, left out",
         ),
+        (
+            "A command that comes and goes unseen",
+            format!("within {}", time(BRIEF_MS)),
+            "it is announced like other peers",
+        ),
+        (
+            "Grants and topics written beside the broker",
+            format!("known within {}", time(FRESH_MS)),
+            "",
+        ),
+        (
+            "A hook's status without its session",
+            time(PENDING_MS.unsigned_abs()),
+            "forgotten",
+        ),
+        ("Entries of one `audit_query`", AUDIT_ROWS.to_string(), "the rest with `offset`"),
         (
             "A message without a confirmation",
             time(ENVELOPE_TTL_MS.unsigned_abs()),
@@ -164,14 +185,16 @@ fn readme_tells_the_close_codes() {
     let table = between("closes");
     for Close { code, reason } in [
         close::SESSION_REPLACED,
+        close::DISCONNECTED,
         close::SHUTTING_DOWN,
         close::HELLO_TIMEOUT,
         close::FLOOD,
         close::FRAME_TOO_LARGE,
         close::SLOW_CONSUMER,
         close::UNAVAILABLE,
+        close::KICKED,
         close::BANNED,
     ] {
-        assert!(table.contains(&format!("| {code} | `{reason}` |")), "{code} {reason}");
+        assert!(table.contains(&format!("| {code} | `{reason}`")), "{code} {reason}");
     }
 }

@@ -34,6 +34,8 @@ pub(crate) enum Command {
     },
     /// Opens sessions that do nothing and weighs the broker.
     Idle(Idle),
+    /// Asks for everything the wire contract promises, check by check.
+    Conformance(Conformance),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -94,6 +96,25 @@ pub(crate) struct Idle {
     /// Seconds that opening all of them may take.
     #[arg(long, default_value_t = 120)]
     pub(crate) deadline: u64,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Conformance {
+    /// As for `burst`; twelve members at the least.
+    #[arg(long)]
+    pub(crate) mesh: PathBuf,
+    /// The broker: `http://host:port` or `ws://host:port/ws`.
+    #[arg(long)]
+    pub(crate) url: String,
+    /// Only checks whose name contains this.
+    #[arg(long)]
+    pub(crate) only: Option<String>,
+    /// The broker's `HOOK_TOKEN`, if it has one.
+    #[arg(long)]
+    pub(crate) hook_token: Option<String>,
     /// Report as JSON.
     #[arg(long)]
     pub(crate) json: bool,

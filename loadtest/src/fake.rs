@@ -64,7 +64,7 @@ pub(crate) fn mesh(members: u8) -> Mesh {
             secret_key: pair.secret_hex(),
         }
     });
-    Mesh { mesh_id: "mesh".into(), members: members.collect() }
+    Mesh { id: "mesh".into(), members: members.collect(), invite_url: None, owner_secret_key: None }
 }
 
 /// Such a mesh as the file the generator reads, with the fields it does not need.

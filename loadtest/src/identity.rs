@@ -33,7 +33,7 @@ impl Identity {
         }
         let session = Keypair::from_seed(&seed);
         Ok(Self {
-            mesh_id: mesh.mesh_id.clone(),
+            mesh_id: mesh.id.clone(),
             parent,
             session_id: format!("load-{}", &session.public_hex()[..16]),
             session,

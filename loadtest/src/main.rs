@@ -6,6 +6,7 @@
 
 mod cli;
 mod clock;
+mod conformance;
 mod identity;
 mod idle;
 mod mesh;
@@ -76,6 +77,9 @@ fn run(cli: cli::Cli) -> Result<bool, Error> {
         }
         cli::Command::Idle(idle) => {
             runtime.block_on(idle::run(&idle)).map(|report| report.print(idle.json))
+        }
+        cli::Command::Conformance(suite) => {
+            runtime.block_on(conformance::run(&suite)).map(|report| report.print(suite.json))
         }
     }
 }

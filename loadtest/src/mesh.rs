@@ -9,8 +9,15 @@ use crate::Error;
 /// What of that file matters here.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Mesh {
-    pub(crate) mesh_id: String,
+    #[serde(rename = "mesh_id")]
+    pub(crate) id: String,
     pub(crate) members: Vec<Member>,
+    /// `ic://join/<token>`.
+    #[serde(default)]
+    pub(crate) invite_url: Option<String>,
+    /// What invites are signed with, 128 hex characters.
+    #[serde(default)]
+    pub(crate) owner_secret_key: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -82,8 +82,10 @@ fn direct(roster: &Roster, from: LeaseNo, target: &str) -> Option<Reached> {
         let member = lease.record.member.clone();
         return Some((Recipient::Member(member.clone()), member));
     }
-    // Mail to one's own member goes to a sibling, not back to the sender; to a session if there is
-    // one, because members' own sockets drop what comes from their member (protocol-core §11.2).
-    let best = others().min_by_key(|(no, l)| (!l.record.proven, l.conn().is_none(), *no))?;
+    // Mail to one's own member goes to a sibling, not back to the sender: to one that is here, and
+    // rather to a session, because members' own sockets drop what comes from their member
+    // (protocol-core §11.2). A command that will be gone in a moment comes last.
+    let order = |l: &Lease| (l.is_one_shot(), l.conn().is_none(), !l.record.proven);
+    let best = others().min_by_key(|(no, l)| (order(l), *no))?;
     Some(reached(best.1))
 }

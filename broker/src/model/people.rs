@@ -31,7 +31,7 @@ pub struct Identity {
     pub self_editable: Option<serde_json::Value>,
     /// The member with the key: an unrevoked row before a revoked one.
     pub member: Option<Member>,
-    /// The member that has proven the session key asked about.
+    /// The member that has proven the session key asked about, unless it was removed.
     pub key_member: Option<MemberId>,
     /// What the member's connection before left.
     pub saved: Option<SavedState>,

@@ -19,7 +19,7 @@ on_each_store!(
 async fn a_socket_that_dies_during_hello_leaves_nothing(kind: Kind) {
     let (node, mut ana, _ben, mesh) = two_peers(kind, &[("LEASE_GRACE_SECONDS", "1")]).await;
     for _ in 0..20 {
-        let mut socket = Socket::open(&node.address()).await;
+        let socket = Socket::open(&node.address()).await;
         socket.post(&Hello::session(&mesh, "eve").frame()).await;
         drop(socket);
     }

@@ -25,6 +25,7 @@ mod presence_verbs;
 mod status;
 mod store_postgres;
 mod store_postgres_faults;
+mod store_postgres_speed;
 mod store_sqlite;
 mod support;
 mod topics_and_grants;

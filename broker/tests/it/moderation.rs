@@ -154,6 +154,7 @@ async fn what_waits_of_and_for_a_banned_member_is_dropped(kind: Kind) {
     eve.round_trip().await;
     ben.send(&eve, "of ben").await.acknowledged();
     eve.send(&ben, "for ben").await.acknowledged();
+    assert_eq!(ben.next().await, "for ben");
     ana.send(&eve, "of ana").await.acknowledged();
     ana.ask(json!({"type": "ban", "target": "ben"})).await;
     let dropped = "broker_messages_dropped_total{reason=\"banned\"}";

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::model::{MeshCommit, Outcome, Recipient, Unit, Write};
+use broker::model::{Claim, MeshCommit, Outcome, Recipient, Unit, Write};
 use broker::store::committer::Committer;
 use broker::store::postgres::Postgres;
 use broker::store::{Retained, Store, StoreError};
@@ -90,7 +90,7 @@ async fn a_poisoned_unit_is_refused_beside_healthy_meshes() {
     for answer in answers {
         outcomes.push(timeout(SOON, answer).await.expect("bounded").unwrap().unwrap());
     }
-    let poisoned = Outcome::Poisoned { committed: 1, duplicates: Vec::new() };
+    let poisoned = Outcome::Stopped { committed: 1, at: None };
     assert_eq!(outcomes, [committed(), poisoned, committed()]);
     for (commit, stored) in commits.iter().zip([vec![1, 2, 3], vec![1], vec![1, 2, 3]]) {
         assert_eq!(waiting(&*scene.store, &commit.mesh, &ben()).await, stored);
@@ -302,7 +302,8 @@ async fn a_database_of_the_reference_is_adopted() {
 
     let store = Postgres::connect(&url, 1).await.unwrap();
     store.migrate().await.unwrap();
-    let identity = store.identify(&"m".into(), "aa", None).await.unwrap().unwrap();
+    let claim = Claim { pubkey: "aa".into(), session: None, place: None };
+    let identity = store.identify(&"m".into(), &claim).await.unwrap().unwrap();
     let member = identity.member.unwrap();
     assert_eq!((identity.mesh_name.as_str(), member.display_name.as_str()), ("Red", "Ana"));
     assert_eq!(member.default_groups[0].name, "team/red");

@@ -235,9 +235,9 @@ async fn a_refused_unit_poisons_its_own_mesh_only() {
     let first = committer.submit(commit_of("blue", blue, 1..=1));
     let (poisoned, other) =
         (committer.submit(poisoned), committer.submit(commit_of("blue", blue, 2..=9)));
-    let none = Outcome::Committed { duplicates: vec![] };
+    let none = Outcome::Committed { purged: 0 };
     assert_eq!(first.await.unwrap().unwrap(), none);
-    let expected = Outcome::Poisoned { committed: 2, duplicates: vec![] };
+    let expected = Outcome::Stopped { committed: 2, at: None };
     assert_eq!(poisoned.await.unwrap().unwrap(), expected);
     assert_eq!(other.await.unwrap().unwrap(), none);
     stop.cancel();
@@ -338,6 +338,7 @@ fn envelope(mesh: &str, seq: u64) -> Arc<Envelope> {
         fingerprint: None,
         reply_to: None,
         subtype: None,
+        topic: None,
         created_at: 1_750_000_000_000,
     })
 }

@@ -1,6 +1,6 @@
 //! Who may write to whom: grants (protocol-core §4.4), and topics as `send` knows them (§4.5).
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
 use crate::support::peer::{Ack, TestPeer, envelope};
@@ -204,6 +204,5 @@ async fn two_peers(kind: Kind) -> (Node, TestPeer, TestPeer, Mesh) {
     let mut ana = TestPeer::session(&node, &mesh, "ana").await;
     let ben = TestPeer::session(&node, &mesh, "ben").await;
     ana.expect_event("peer_joined", "ben").await;
-    let _: &Value = &ana.hello_ack;
     (node, ana, ben, mesh)
 }

@@ -8,8 +8,10 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::model::{
-    AcceptKey, Accepted, Activation, Duplicate, Epoch, Identity, LeaseRow, MeshRow, NewInvite,
-    NewMesh, Page, PageLimit, QueueId, Seq, StoredMessage, Unit, Write,
+    self, AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Duplicate, Epoch, Grants,
+    HookPresence, HookTarget, Identity, Joined, Joining, LeaseRow, MeshRow, Moderation, NewInvite,
+    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, StoredMessage, Target, Topic, Unit,
+    User, Write,
 };
 use crate::store::{Claim, Retained};
 
@@ -59,10 +61,10 @@ impl Store for Scripted {
             if says(commit, "fence") {
                 return Outcome::Fenced;
             }
-            let original = Accepted { message: "m".into(), fingerprint: None };
-            let duplicate = Duplicate { seq: 1, original };
-            let duplicates = if says(commit, "repeat") { vec![duplicate] } else { vec![] };
-            Outcome::Committed { duplicates }
+            if says(commit, "repeat") {
+                return Outcome::Known(vec![known()]);
+            }
+            Outcome::Committed { purged: u64::from(says(commit, "purge")) }
         };
         Ok(batch.iter().map(outcome).collect())
     }
@@ -110,12 +112,47 @@ impl Store for Scripted {
     ) -> Result<Option<Accepted>, StoreError> {
         unimplemented!()
     }
-    async fn identify(
+    async fn identify(&self, _: &MeshId, _: &model::Claim) -> Result<Option<Identity>, StoreError> {
+        unimplemented!()
+    }
+    async fn grants(&self, _: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError> {
+        unimplemented!()
+    }
+    async fn topic(&self, _: &MeshId, _: &str) -> Result<Option<Topic>, StoreError> {
+        unimplemented!()
+    }
+    async fn moderation(
         &self,
         _: &MeshId,
+        _: &MemberId,
         _: &str,
-        _: Option<&str>,
-    ) -> Result<Option<Identity>, StoreError> {
+        _: Option<&Target>,
+    ) -> Result<Moderation, StoreError> {
+        unimplemented!()
+    }
+    async fn bans(&self, _: &MeshId) -> Result<Vec<Ban>, StoreError> {
+        unimplemented!()
+    }
+    async fn audit(
+        &self,
+        _: &MeshId,
+        _: &AuditQuery,
+    ) -> Result<(Vec<AuditEntry>, u64), StoreError> {
+        unimplemented!()
+    }
+    async fn audit_from(&self, _: &MeshId, _: i64, _: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        unimplemented!()
+    }
+    async fn hook_presences(&self, _: &HookTarget) -> Result<Vec<HookPresence>, StoreError> {
+        unimplemented!()
+    }
+    async fn keep_pending(&self, _: &NewPending) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+    async fn join(&self, _: &Joining) -> Result<Joined, StoreError> {
+        unimplemented!()
+    }
+    async fn users(&self) -> Result<Vec<User>, StoreError> {
         unimplemented!()
     }
     async fn messages(&self, _: &MeshId, _: &str) -> Result<Vec<StoredMessage>, StoreError> {
@@ -183,7 +220,12 @@ fn commit(mesh: &str, words: &[&str]) -> MeshCommit {
 }
 
 fn fine() -> Outcome {
-    Outcome::Committed { duplicates: vec![] }
+    Outcome::Committed { purged: 0 }
+}
+
+fn known() -> Duplicate {
+    let original = Accepted { message: "m".into(), fingerprint: None };
+    Duplicate { seq: 1, original }
 }
 
 fn named(round: &[(&str, usize)]) -> Vec<(String, usize)> {
@@ -215,7 +257,8 @@ async fn a_round_keeps_to_its_bounds() {
     let many = vec!["fine"; MAX_BATCH_UNITS - 1];
     let mut large = commit("c", &[]);
     let body = "x".repeat(MAX_BATCH_BYTES + 1);
-    let lease = LeaseRow { presence: "p".into(), body, away: false };
+    let (member, place) = ("m".into(), Place::default());
+    let lease = LeaseRow { presence: "p".into(), body, away: false, member, place };
     large.units.push(Unit(vec![Write::SaveLease(lease)]));
     let commits = vec![commit("a", &many), commit("b", &["fine", "fine"]), large];
     for answer in stage.answers(commits).await {
@@ -247,30 +290,38 @@ async fn a_refused_unit_fails_alone() {
     let stage = Stage::busy().await;
     let commits = vec![
         commit("a", &["fine"]),
-        commit("b", &["repeat", "fine", "poison", "fine"]),
+        commit("b", &["fine", "fine", "poison", "fine"]),
         commit("c", &["fence"]),
         commit("d", &["poison"]),
         commit("e", &["fine", "repeat"]),
     ];
     let answers: Vec<_> = stage.answers(commits).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers[0], fine());
-    let Outcome::Poisoned { committed: 2, duplicates } = &answers[1] else {
-        panic!("{:?}", answers[1])
-    };
-    assert_eq!(duplicates.len(), 1, "the repetition among the durable ones");
+    assert_eq!(answers[1], Outcome::Stopped { committed: 2, at: None });
     assert_eq!(answers[2], Outcome::Fenced);
-    assert_eq!(answers[3], Outcome::Poisoned { committed: 0, duplicates: vec![] });
-    assert!(matches!(&answers[4], Outcome::Committed { duplicates } if duplicates.len() == 1));
+    assert_eq!(answers[3], Outcome::Stopped { committed: 0, at: None });
+    assert_eq!(answers[4], Outcome::Known(vec![known()]), "it was not written unit by unit");
     // The unit behind the refused one was never tried.
     let alone = stage.store.rounds().iter().filter(|round| **round == named(&[("b", 1)])).count();
     assert_eq!(alone, 3);
+}
+
+/// Whatever is refused behind it waits until its mesh has taken it out.
+#[tokio::test]
+async fn a_known_key_stops_a_mesh_that_is_written_unit_by_unit() {
+    let stage = Stage::new(1, 1000);
+    let words = ["fine", "purge", "repeat", "poison"];
+    let answer = stage.committer.submit(commit("a", &words)).await.unwrap().unwrap();
+    assert_eq!(answer, Outcome::Stopped { committed: 2, at: Some(known()) });
+    let rounds = stage.store.rounds();
+    assert_eq!(rounds.len(), 4, "the whole, then three units");
 }
 
 #[tokio::test]
 async fn a_mesh_alone_in_its_round_is_not_tried_twice_as_a_whole() {
     let stage = Stage::new(1, 1000);
     let answer = stage.committer.submit(commit("a", &["fine", "poison"])).await.unwrap().unwrap();
-    assert_eq!(answer, Outcome::Poisoned { committed: 1, duplicates: vec![] });
+    assert_eq!(answer, Outcome::Stopped { committed: 1, at: None });
     let rounds = [named(&[("a", 2)]), named(&[("a", 1)]), named(&[("a", 1)])];
     assert_eq!(stage.store.rounds(), rounds);
 }
@@ -286,7 +337,7 @@ async fn a_store_that_fails_during_isolation_is_not_asked_for_the_rest() {
     ];
     let answers = stage.answers(commits).await;
     assert_eq!(answers[0].as_ref().unwrap(), &fine());
-    assert!(matches!(answers[1], Ok(Outcome::Poisoned { committed: 0, .. })));
+    assert!(matches!(answers[1], Ok(Outcome::Stopped { committed: 0, at: None })));
     assert!(matches!(answers[2], Err(StoreError::Unavailable(_))));
     assert!(matches!(answers[3], Err(StoreError::Unavailable(_))));
     assert_eq!(stage.store.rounds().last().unwrap(), &named(&[("c", 1)]));

@@ -6,10 +6,8 @@ use protocol::MessageId;
 use protocol::client::Priority;
 
 use super::Backend;
-use super::scene::{ANY, NOTHING, Scene, accept, confirm, lease, normal, session};
-use crate::model::{
-    AcceptKey, Accepted, Duplicate, Lane, MeshCommit, Outcome, QueueId, Sender, Unit, Write,
-};
+use super::scene::{ANY, NOTHING, Scene, accept, audit, confirm, fine, lease, normal, session};
+use crate::model::{AcceptKey, Accepted, Duplicate, Lane, Outcome, QueueId, Sender, Write};
 use crate::store::StoreError;
 
 /// Every field, whatever characters it holds, and a body of the largest size a frame allows.
@@ -27,6 +25,7 @@ pub async fn an_envelope_comes_back_as_it_was_accepted(backend: &dyn Backend) {
     full.fingerprint = Some("f".repeat(64));
     full.reply_to = Some(MessageId::at(77, 1).to_string());
     full.subtype = Some("reminder".to_owned());
+    full.topic = Some("plans & gossip".into());
     full.key = AcceptKey::Client(" odd\u{7f}key\n".to_owned());
     let mut big = scene.envelope(2);
     big.priority = Priority::Low;
@@ -53,43 +52,46 @@ pub async fn a_retry_is_answered_with_the_original_and_writes_nothing(backend: &
     let mut retry = scene.envelope(2);
     retry.key = original.key.clone();
     retry.fingerprint = Some("other print".to_owned());
-    let outcome = scene.try_commit(vec![accept(retry, &[&s2]), scene.accept(3, &[])]).await;
-    let known = Accepted { message: original.id.clone(), fingerprint: Some("print".to_owned()) };
-    let duplicates = vec![Duplicate { seq: 2, original: known.clone() }];
-    assert_eq!(outcome, Outcome::Committed { duplicates });
+    let known = |seq| {
+        let message = original.id.clone();
+        let original = Accepted { message, fingerprint: Some("print".to_owned()) };
+        Outcome::Known(vec![Duplicate { seq, original }])
+    };
+    let outcome = scene.try_commit(vec![scene.accept(3, &[&s2]), accept(retry, &[&s2])]).await;
+    assert_eq!(outcome, known(2));
     assert_eq!(scene.waiting(&s1).await, [1]);
     assert_eq!(scene.waiting(&s2).await, NOTHING);
 
     // The very same envelope again, as after an unknown outcome.
-    let outcome = scene.try_commit(vec![accept(original, &[&s1])]).await;
-    let duplicates = vec![Duplicate { seq: 1, original: known.clone() }];
-    assert_eq!(outcome, Outcome::Committed { duplicates });
+    assert_eq!(scene.try_commit(vec![accept(original.clone(), &[&s1])]).await, known(1));
     assert_eq!(scene.waiting(&s1).await, [1]);
 
     // And after everybody has it.
     scene.commit(vec![confirm(&scene.envelope(1), &s1)]).await;
     let mut late = scene.envelope(4);
     late.key = scene.envelope(1).key;
-    let outcome = scene.try_commit(vec![accept(late, &[&s1])]).await;
-    assert_eq!(
-        outcome,
-        Outcome::Committed { duplicates: vec![Duplicate { seq: 4, original: known }] }
-    );
+    assert_eq!(scene.try_commit(vec![accept(late, &[&s1])]).await, known(4));
     assert_eq!(scene.waiting(&s1).await, NOTHING);
 }
 
-/// The first of them counts.
-pub async fn a_key_given_twice_in_one_commit_is_accepted_once(backend: &dyn Backend) {
+/// Nobody could say which of them it belongs to. Nothing is written.
+pub async fn a_key_given_twice_in_one_commit_is_bad_data(backend: &dyn Backend) {
     let scene = Scene::red(backend).await;
     let s1 = session("s1");
-    let mut second = scene.envelope(2);
-    second.key = scene.envelope(1).key;
-    let outcome = scene
-        .try_commit(vec![scene.accept(1, &[&s1]), accept(second, &[&s1]), scene.accept(3, &[&s1])])
-        .await;
-    let original = Accepted { message: scene.envelope(1).id, fingerprint: None };
-    assert_eq!(outcome, Outcome::Committed { duplicates: vec![Duplicate { seq: 2, original }] });
-    assert_eq!(scene.waiting(&s1).await, [1, 3]);
+    let twice = || {
+        let mut second = scene.envelope(2);
+        second.key = scene.envelope(1).key;
+        vec![scene.accept(1, &[&s1]), accept(second, &[&s1])]
+    };
+    let mut apart = twice();
+    apart.insert(1, confirm(&scene.envelope(1), &s1));
+    for writes in [twice(), apart] {
+        let refused = scene.store.commit(0, &[scene.to_commit(writes)]).await;
+        assert!(matches!(refused, Err(StoreError::BadData(_))), "{refused:?}");
+    }
+    let key = scene.envelope(1).key;
+    assert_eq!(scene.store.accepted(&scene.mesh, &scene.ana(), &key).await.unwrap(), None);
+    assert_eq!(scene.waiting(&s1).await, NOTHING);
 }
 
 /// Clients choose their keys, so they could choose the link's.
@@ -125,8 +127,7 @@ pub async fn the_same_key_of_another_member_or_mesh_is_another_key(backend: &dyn
         blue.to_commit(vec![accept(blues, &[&s1])]),
     ];
     let outcomes = red.store.commit(0, &batch).await.unwrap();
-    let fine = Outcome::Committed { duplicates: vec![] };
-    assert_eq!(outcomes, [fine.clone(), fine]);
+    assert_eq!(outcomes, [fine(), fine()]);
     assert_eq!(red.waiting(&s1).await, [1, 2]);
     assert_eq!(blue.waiting(&s1).await, [1]);
 }
@@ -146,20 +147,73 @@ pub async fn what_a_key_was_accepted_as_can_be_asked(backend: &dyn Backend) {
     assert_eq!(ask(scene.ana(), AcceptKey::Client("key-2".to_owned())).await, None);
 }
 
-/// Only the accept writes nothing.
-pub async fn a_duplicate_does_not_stop_the_rest_of_its_unit(backend: &dyn Backend) {
-    let mut scene = Scene::red(backend).await;
-    scene.commit(vec![scene.accept(1, &[&session("s1")])]).await;
-    let mut retry = scene.envelope(2);
-    retry.key = scene.envelope(1).key;
-    let commit = MeshCommit {
-        mesh: scene.mesh.clone(),
-        epoch: scene.epoch,
-        units: vec![Unit(vec![accept(retry, &[&session("s1")]), lease("p1", false)])],
+/// The audit chain of a mesh runs through everything that it writes, so a known key stops all of
+/// it: units before and behind, of every kind, whatever order they have to be written in. The other
+/// meshes of the batch are written.
+pub async fn a_known_key_writes_nothing_of_its_mesh(backend: &dyn Backend) {
+    let mut red = Scene::red(backend).await;
+    let blue = Scene::named(backend, "blue").await;
+    let (s1, p1) = (session("s1"), super::scene::presence("p1"));
+    red.commit(vec![red.accept(1, &[&s1]), red.accept(2, &[&p1])]).await;
+    let writes = |red: &Scene, staged: bool| {
+        let mut retry = red.envelope(4);
+        retry.key = red.envelope(1).key;
+        let mut writes = vec![
+            audit("genesis", "h1"),
+            red.accept(3, &[&s1]),
+            confirm(&red.envelope(1), &s1),
+            lease("p2", false),
+            Write::RecordKey { key: "5e55".into(), member: red.ana() },
+            accept(retry, &[&s1]),
+            Write::Revoke { member: red.ben(), at: 1 },
+            Write::Done { command: "c/1".to_owned(), reply: String::new() },
+            audit("h1", "h2"),
+        ];
+        if staged {
+            // What must see an earlier write has to be written after it.
+            writes.insert(2, confirm(&red.envelope(3), &s1));
+            writes.insert(3, Write::Inherit { from: "p1".into(), to: red.ben() });
+        }
+        writes
     };
-    let outcomes = scene.store.commit(0, &[commit]).await.unwrap();
-    assert!(matches!(&outcomes[0], Outcome::Committed { duplicates } if duplicates.len() == 1));
-    assert_eq!(scene.activate("node-1").await.leases.len(), 1);
+    for (staged, seq) in [(false, 1), (true, 2)] {
+        let batch =
+            [blue.to_commit(vec![blue.accept(seq, &[&s1])]), red.to_commit(writes(&red, staged))];
+        let outcomes = red.store.commit(0, &batch).await.unwrap();
+        assert_eq!(outcomes[0], fine());
+        let original = Accepted { message: red.envelope(1).id, fingerprint: None };
+        assert_eq!(outcomes[1], Outcome::Known(vec![Duplicate { seq: 4, original }]));
+    }
+    assert_eq!(blue.waiting(&s1).await, [1, 2]);
+    assert_eq!(red.waiting(&s1).await, [1]);
+    assert_eq!(red.waiting(&p1).await, [2]);
+    let found = red.activate("node-1").await;
+    assert_eq!((found.tail, found.audit_hash, found.leases.len()), (2, None, 0));
+    let found = red.identity(&"bb".repeat(32), Some("5e55")).await;
+    assert_eq!(found.key_member, None);
+    assert!(!found.member.unwrap().revoked);
+    let found = red.store.moderation(&red.mesh, &red.ana(), "c/1", None).await.unwrap();
+    assert_eq!(found.done, None);
+}
+
+/// Each of them is told, in the order of the commit.
+pub async fn all_known_keys_are_told(backend: &dyn Backend) {
+    let scene = Scene::red(backend).await;
+    let s1 = session("s1");
+    scene.commit((1..=80).map(|seq| scene.accept(seq, &[&s1])).collect()).await;
+    let again = (101..=180)
+        .map(|seq| {
+            let mut envelope = scene.envelope(seq);
+            if seq % 2 == 0 {
+                envelope.key = scene.envelope(seq - 100).key;
+            }
+            accept(envelope, &[&s1])
+        })
+        .collect();
+    let Outcome::Known(known) = scene.try_commit(again).await else { panic!("keys were known") };
+    let told: Vec<_> = known.into_iter().map(|d| (d.seq, d.original.message)).collect();
+    let expected: Vec<_> = (1..=40).map(|n| (100 + 2 * n, scene.envelope(2 * n).id)).collect();
+    assert_eq!(told, expected);
 }
 
 /// A place that is taken by another message is data that no backend takes.
@@ -247,9 +301,8 @@ pub async fn a_batch_of_many_meshes_and_rows_is_written_whole(backend: &dyn Back
         |scene: &Scene, count: u64| (1..=count).map(|seq| scene.accept(seq, &[&s1, &s2])).collect();
     let batch: Vec<_> =
         scenes.iter().zip(0..).map(|(scene, n)| scene.to_commit(accepts(scene, n * 29))).collect();
-    let fine = Outcome::Committed { duplicates: vec![] };
     let outcomes = scenes[0].store.commit(0, &batch).await.unwrap();
-    assert_eq!(outcomes, vec![fine.clone(); 7], "one of them had nothing to write");
+    assert_eq!(outcomes, vec![fine(); 7], "one of them had nothing to write");
 
     let confirms = |scene: &Scene, count: u64| {
         (1..=count)
@@ -259,7 +312,7 @@ pub async fn a_batch_of_many_meshes_and_rows_is_written_whole(backend: &dyn Back
     };
     let batch: Vec<_> =
         scenes.iter().zip(0..).map(|(scene, n)| scene.to_commit(confirms(scene, n * 29))).collect();
-    assert_eq!(scenes[0].store.commit(0, &batch).await.unwrap(), vec![fine; 7]);
+    assert_eq!(scenes[0].store.commit(0, &batch).await.unwrap(), vec![fine(); 7]);
     for (scene, n) in scenes.iter().zip(0u64..) {
         let all: Vec<_> = (1..=n * 29).collect();
         let thirds: Vec<_> = all.iter().copied().filter(|seq| seq % 3 == 0).collect();

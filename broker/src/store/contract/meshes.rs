@@ -3,7 +3,7 @@
 use protocol::MeshId;
 
 use super::Backend;
-use super::scene::{CREATED_AT, Scene, member, new_member, new_mesh};
+use super::scene::{CREATED_AT, Scene, claim, member, new_member, new_mesh};
 use crate::model::{NewInvite, Write};
 use crate::store::StoreError;
 
@@ -40,7 +40,7 @@ pub async fn a_living_slug_is_refused_and_nothing_written(backend: &dyn Backend)
     second.slug = "red".into();
     assert!(!store.create_mesh(&second).await.unwrap(), "the slug is taken");
     assert_eq!(store.meshes().await.unwrap().len(), 1);
-    let identity = store.identify(&second.id, &"aa".repeat(32), None).await.unwrap();
+    let identity = store.identify(&second.id, &claim(&"aa".repeat(32))).await.unwrap();
     assert_eq!(identity, None, "the refused mesh does not exist");
     // Nor do its members: their ids are free.
     second.slug = "blue".into();
@@ -58,7 +58,7 @@ pub async fn an_archived_mesh_is_not_listed_and_frees_its_slug(backend: &dyn Bac
     assert!(store.create_mesh(&second).await.unwrap(), "an archived mesh holds no slug");
     let ids: Vec<_> = store.meshes().await.unwrap().into_iter().map(|mesh| mesh.id).collect();
     assert_eq!(ids, [second.id]);
-    let archived = store.identify(&first.id, &"aa".repeat(32), None).await.unwrap();
+    let archived = store.identify(&first.id, &claim(&"aa".repeat(32))).await.unwrap();
     assert!(archived.expect("it is still known").archived);
 }
 
@@ -66,8 +66,8 @@ pub async fn an_archived_mesh_is_not_listed_and_frees_its_slug(backend: &dyn Bac
 pub async fn an_unknown_mesh_has_no_identity(backend: &dyn Backend) {
     let scene = Scene::red(backend).await;
     let nowhere = MeshId::from("mesh-nowhere");
-    assert_eq!(scene.store.identify(&nowhere, &"aa".repeat(32), None).await.unwrap(), None);
-    let stranger = scene.store.identify(&scene.mesh, &"ee".repeat(32), None).await.unwrap();
+    assert_eq!(scene.store.identify(&nowhere, &claim(&"aa".repeat(32))).await.unwrap(), None);
+    let stranger = scene.store.identify(&scene.mesh, &claim(&"ee".repeat(32))).await.unwrap();
     let stranger = stranger.expect("the mesh exists");
     assert_eq!(stranger.member, None);
     assert_eq!(stranger.key_member, None);
@@ -76,7 +76,7 @@ pub async fn an_unknown_mesh_has_no_identity(backend: &dyn Backend) {
 /// Everything a hello is checked against and greeted with.
 pub async fn an_identity_carries_what_a_hello_needs(backend: &dyn Backend) {
     let scene = Scene::red(backend).await;
-    let found = scene.store.identify(&scene.mesh, &"aa".repeat(32), None).await.unwrap();
+    let found = scene.store.identify(&scene.mesh, &claim(&"aa".repeat(32))).await.unwrap();
     let found = found.expect("the mesh exists");
     assert_eq!(found.mesh_name, "The red mesh");
     assert!(!found.archived);
@@ -104,22 +104,19 @@ pub async fn a_key_is_identified_by_its_unrevoked_row(backend: &dyn Backend) {
     assert!(store.create_mesh(&mesh).await.unwrap());
     backend.revoke(&member(&mesh.id, "first")).await;
     backend.revoke(&member(&mesh.id, "third")).await;
-    let found = store.identify(&mesh.id, &key, None).await.unwrap().unwrap().member.unwrap();
+    let found = store.identify(&mesh.id, &claim(&key)).await.unwrap().unwrap().member.unwrap();
     assert_eq!(found.id, member(&mesh.id, "second"));
     assert!(!found.revoked);
 
     backend.revoke(&found.id).await;
-    let found = store.identify(&mesh.id, &key, None).await.unwrap().unwrap().member.unwrap();
+    let found = store.identify(&mesh.id, &claim(&key)).await.unwrap().unwrap().member.unwrap();
     assert!(found.revoked, "a revoked member is told apart from a stranger");
 }
 
 /// `RecordKey`: what is recorded stays.
 pub async fn the_first_member_to_prove_a_session_key_keeps_it(backend: &dyn Backend) {
     let scene = Scene::red(backend).await;
-    let key_member = async |key: &str| {
-        let found = scene.store.identify(&scene.mesh, &"aa".repeat(32), Some(key)).await;
-        found.unwrap().unwrap().key_member
-    };
+    let key_member = async |key: &str| scene.identity(&"aa".repeat(32), Some(key)).await.key_member;
     let record = |member| Write::RecordKey { key: "5e55".into(), member };
     assert_eq!(key_member("5e55").await, None);
     scene.commit(vec![record(scene.ana())]).await;

@@ -1,8 +1,10 @@
 //! Epochs, activation, the fence, the claim.
 
 use super::Backend;
-use super::scene::{Scene, accept, confirm, lease, new_mesh, normal, presence, session};
-use crate::model::{AuditRow, Lane, LeaseRow, Outcome, QueueId, Recipient, Write};
+use super::scene::{
+    Scene, accept, audit, confirm, fine, lease, new_mesh, normal, presence, session,
+};
+use crate::model::{Lane, Outcome, QueueId, Recipient, Write};
 use protocol::client::Priority;
 
 /// Also for the node that owns the mesh already, and through another handle.
@@ -79,9 +81,8 @@ pub async fn a_new_owner_starts_from_what_was_written(backend: &dyn Backend) {
         (normal(&p1), 7),
     ];
     assert_eq!(found.queues, expected);
-    let body = "{\"of\":\"p1\",\"away\":false}".to_owned();
     assert_eq!(found.leases.len(), 1);
-    assert_eq!(found.leases[0].row, LeaseRow { presence: "p1".into(), body, away: false });
+    assert_eq!(Write::SaveLease(found.leases[0].row.clone()), lease("p1", false));
     assert_eq!(found.leases[0].away_ms, 0);
 }
 
@@ -120,7 +121,7 @@ pub async fn a_wrong_epoch_writes_nothing_while_other_meshes_commit(backend: &dy
     ahead.epoch += 1000;
     let batch = [red.to_commit(writes), blue.to_commit(vec![blue.accept(1, &[&s1])])];
     let outcomes = red.store.commit(0, &batch).await.unwrap();
-    assert_eq!(outcomes, [Outcome::Fenced, Outcome::Committed { duplicates: vec![] }]);
+    assert_eq!(outcomes, [Outcome::Fenced, fine()]);
     assert_eq!(red.store.commit(0, &[ahead]).await.unwrap(), [Outcome::Fenced]);
 
     assert_eq!(red.waiting(&s1).await, [1], "neither accepted nor confirmed");
@@ -129,8 +130,7 @@ pub async fn a_wrong_epoch_writes_nothing_while_other_meshes_commit(backend: &dy
     assert_eq!((found.tail, found.audit_hash, found.leases.len()), (1, None, 0));
     let key = red.envelope(2).key;
     assert_eq!(red.store.accepted(&red.mesh, &red.ana(), &key).await.unwrap(), None);
-    let identity = red.store.identify(&red.mesh, "", Some("5e55")).await.unwrap().unwrap();
-    assert_eq!(identity.key_member, None);
+    assert_eq!(red.identity("", Some("5e55")).await.key_member, None);
 }
 
 /// Nor one that does not exist.
@@ -184,16 +184,4 @@ pub async fn a_working_store_is_healthy(backend: &dyn Backend) {
     store.healthy().await.unwrap();
     store.unsafe_settings().await.unwrap();
     assert!(store.lanes() >= 1);
-}
-
-fn audit(prev_hash: &str, hash: &str) -> Write {
-    Write::Audit(AuditRow {
-        event: "peer_joined",
-        actor: None,
-        actor_name: Some("ana".into()),
-        payload: "{\"a\":1}".to_owned(),
-        prev_hash: prev_hash.to_owned(),
-        hash: hash.to_owned(),
-        created_at: super::scene::CREATED_AT,
-    })
 }

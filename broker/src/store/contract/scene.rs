@@ -7,8 +7,9 @@ use protocol::{MemberId, MeshId, MessageId};
 
 use super::Backend;
 use crate::model::{
-    Accept, AcceptKey, Activation, Confirm, Envelope, Epoch, Lane, LeaseRow, MeshCommit, NewMember,
-    NewMesh, Outcome, Page, PageLimit, QueueId, Recipient, Sender, Seq, Unit, Write,
+    Accept, AcceptKey, Activation, AuditRow, Claim, Confirm, Envelope, Epoch, Identity, Lane,
+    LeaseRow, MeshCommit, NewMember, NewMesh, Outcome, Page, PageLimit, Place, QueueId, Recipient,
+    Sender, Seq, Unit, Write,
 };
 use crate::store::Store;
 
@@ -85,7 +86,14 @@ impl Scene {
     /// Commits what is new, under an epoch that holds.
     pub(super) async fn commit(&self, writes: Vec<Write>) {
         let outcome = self.try_commit(writes).await;
-        assert_eq!(outcome, Outcome::Committed { duplicates: vec![] });
+        assert_eq!(outcome, fine());
+    }
+
+    /// Who is behind a key of this mesh.
+    pub(super) async fn identity(&self, pubkey: &str, session: Option<&str>) -> Identity {
+        let claim = Claim { session: session.map(Into::into), ..claim(pubkey) };
+        let found = self.store.identify(&self.mesh, &claim).await.unwrap();
+        found.expect("the mesh exists")
     }
 
     pub(super) async fn page(&self, recipient: &Recipient, after: Seq, limit: PageLimit) -> Page {
@@ -125,6 +133,7 @@ pub(super) fn new_member(mesh: &MeshId, name: &str, pubkey: &str) -> NewMember {
         pubkey: pubkey.to_owned(),
         display_name: name.to_owned(),
         role: "member",
+        user: None,
     }
 }
 
@@ -151,6 +160,7 @@ pub(super) fn envelope(mesh: &MeshId, seq: Seq) -> Envelope {
         fingerprint: None,
         reply_to: None,
         subtype: None,
+        topic: None,
         created_at: CREATED_AT,
     }
 }
@@ -172,7 +182,39 @@ pub(super) fn confirm(envelope: &Envelope, recipient: &Recipient) -> Write {
 
 pub(super) fn lease(presence: &str, away: bool) -> Write {
     let body = format!("{{\"of\":\"{presence}\",\"away\":{away}}}");
-    Write::SaveLease(LeaseRow { presence: presence.into(), body, away })
+    Write::SaveLease(LeaseRow {
+        presence: presence.into(),
+        body,
+        away,
+        member: format!("member-of-{presence}").into(),
+        place: place(presence),
+    })
+}
+
+pub(super) fn place(name: &str) -> Place {
+    Place { session_id: format!("session-{name}"), cwd: format!("/home/{name}"), pid: 4_242 }
+}
+
+/// Who somebody is, and no more.
+pub(super) fn claim(pubkey: &str) -> Claim {
+    Claim { pubkey: pubkey.into(), session: None, place: None }
+}
+
+pub(super) fn audit(prev_hash: &str, hash: &str) -> Write {
+    Write::Audit(AuditRow {
+        event: "peer_joined",
+        actor: None,
+        actor_name: Some("ana".into()),
+        payload: "{\"a\":1}".to_owned(),
+        prev_hash: prev_hash.to_owned(),
+        hash: hash.to_owned(),
+        created_at: CREATED_AT,
+    })
+}
+
+/// Written, and nothing taken back.
+pub(super) fn fine() -> Outcome {
+    Outcome::Committed { purged: 0 }
 }
 
 pub(super) fn normal(recipient: &Recipient) -> QueueId {

@@ -26,10 +26,7 @@ pub(super) async fn presences(
     Ok(rows.into_iter().map(presence).collect())
 }
 
-pub(super) async fn keep_pending(
-    store: &Postgres,
-    pending: &NewPending,
-) -> Result<(), StoreError> {
+pub(super) async fn keep_pending(store: &Postgres, pending: &NewPending) -> Result<(), StoreError> {
     let query = sqlx::query(
         "WITH old AS (
             DELETE FROM broker.pending_status

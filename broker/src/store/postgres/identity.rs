@@ -183,7 +183,10 @@ pub(super) async fn moderation(
     Ok(Moderation {
         caller: member(&row)?,
         done: row.try_get("done").map_err(|error| classify(TASK, &error))?,
-        matching: matching.iter().filter_map(|row| member(row).transpose()).collect::<Result<_, _>>()?,
+        matching: matching
+            .iter()
+            .filter_map(|row| member(row).transpose())
+            .collect::<Result<_, _>>()?,
     })
 }
 

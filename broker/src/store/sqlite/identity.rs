@@ -32,7 +32,9 @@ pub(super) async fn identify(
     let found = sqlx::query(
         "SELECT coalesce(nullif(name, ''), nullif(slug, ''), id), archived_at IS NOT NULL, \
            self_editable, \
-           (SELECT member_id FROM session_key WHERE mesh_id = mesh.id AND key = ?2) \
+           (SELECT member_id FROM session_key k WHERE k.mesh_id = mesh.id AND k.key = ?2 \
+              AND NOT EXISTS (SELECT 1 FROM member r \
+                WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL)) \
          FROM mesh WHERE id = ?1",
     )
     .bind(mesh.as_str())
@@ -113,9 +115,8 @@ async fn saved(
     .fetch_optional(connection)
     .await?;
     let Some(row) = found else { return Ok(None) };
-    let count = |column: usize| -> StoreResult<u64> {
-        Ok(row.try_get::<i64, _>(column)?.unsigned_abs())
-    };
+    let count =
+        |column: usize| -> StoreResult<u64> { Ok(row.try_get::<i64, _>(column)?.unsigned_abs()) };
     Ok(Some(SavedState {
         groups: serde_json::from_str(row.try_get(0)?)
             .map_err(|_| corrupt("peer_state.groups is no list of groups"))?,
@@ -133,10 +134,7 @@ async fn saved(
     }))
 }
 
-async fn pending(
-    connection: &mut SqliteConnection,
-    place: &Place,
-) -> StoreResult<Option<Pending>> {
+async fn pending(connection: &mut SqliteConnection, place: &Place) -> StoreResult<Option<Pending>> {
     let found: Option<(i64, String)> = sqlx::query_as(concat!(
         "SELECT id, status FROM ( \
            SELECT id, status, created_at, 1 AS by_session FROM pending_status \
@@ -170,8 +168,8 @@ pub(super) async fn grants(
     .await?;
     let mut grants = Vec::new();
     for (id, text) in rows {
-        let stored = serde_json::from_str(&text)
-            .map_err(|_| corrupt("member.peer_grants is no JSON"))?;
+        let stored =
+            serde_json::from_str(&text).map_err(|_| corrupt("member.peer_grants is no JSON"))?;
         grants.push((id.into(), Grants::from_json(&stored)));
     }
     grants.retain(|(_, grants): &(MemberId, Grants)| !grants.is_empty());

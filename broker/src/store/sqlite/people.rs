@@ -41,9 +41,7 @@ pub(super) async fn write(
         .bind(mesh.as_str())
         .bind(command)
         .bind(reply),
-        Write::UsePending(id) => {
-            sqlx::query("DELETE FROM pending_status WHERE id = ?").bind(id)
-        }
+        Write::UsePending(id) => sqlx::query("DELETE FROM pending_status WHERE id = ?").bind(id),
         Write::Accept(_)
         | Write::Confirm(_)
         | Write::SaveLease(_)

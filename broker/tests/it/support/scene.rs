@@ -93,7 +93,7 @@ pub(crate) async fn commit(
 }
 
 pub(crate) fn committed() -> Outcome {
-    Outcome::Committed { duplicates: Vec::new() }
+    Outcome::Committed { purged: 0 }
 }
 
 pub(crate) fn ben() -> Recipient {
@@ -118,6 +118,7 @@ pub(crate) fn envelope(seq: Seq, body: usize) -> Envelope {
         fingerprint: None,
         reply_to: None,
         subtype: None,
+        topic: None,
         created_at: CREATED_AT,
     }
 }

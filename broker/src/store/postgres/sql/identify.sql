@@ -17,7 +17,11 @@ SELECT
     floor(extract(epoch FROM s.last_seen_at) * 1000)::bigint AS saved_seen_at,
     h.id AS pending_id, h.status AS pending_status
 FROM mesh.mesh m
+-- A key of a removed member is nobody's.
 LEFT JOIN broker.session_key k ON k.mesh_id = m.id AND k.key = $3
+    AND NOT EXISTS (
+        SELECT FROM mesh.member r WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL
+    )
 LEFT JOIN LATERAL (
     SELECT *
     FROM mesh.member p
