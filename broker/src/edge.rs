@@ -20,11 +20,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use address::PerAddress;
+use axum::http::HeaderName;
 pub use half_open::HalfOpen;
 pub use readiness::Readiness;
 pub use routes::routes;
 pub use socket::WRITE_TIMEOUT;
-use axum::http::HeaderName;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 

@@ -31,11 +31,11 @@ mod targets;
 mod tests;
 
 pub use actor::Node;
+pub use attach::BRIEF_MS;
 pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use facts::FRESH_MS;
 pub use hook::Hook;
 pub use limits::{Limits, REPLAY_MS};
-pub use attach::BRIEF_MS;
 pub use roster::{CONTEST_MS, CONTEST_TIMES};
 pub use send::UNAVAILABLE;
 pub use state::Mesh;

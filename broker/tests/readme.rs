@@ -119,11 +119,7 @@ fn of_a_queue() -> Vec<Row> {
             format!("known within {}", time(FRESH_MS)),
             "",
         ),
-        (
-            "A hook's status without its session",
-            time(PENDING_MS.unsigned_abs()),
-            "forgotten",
-        ),
+        ("A hook's status without its session", time(PENDING_MS.unsigned_abs()), "forgotten"),
         ("Entries of one `audit_query`", AUDIT_ROWS.to_string(), "the rest with `offset`"),
         (
             "A message without a confirmation",

@@ -80,8 +80,7 @@ async fn tell_status(edge: &Edge, peer: SocketAddr, headers: &HeaderMap, body: B
         return Err(bad("cwd or session_id is too long"));
     }
     let pid = fields.get("pid").and_then(Value::as_i64);
-    let hook =
-        Hook { session_id: session_id.map(str::to_owned), cwd: cwd.to_owned(), pid, status };
+    let hook = Hook { session_id: session_id.map(str::to_owned), cwd: cwd.to_owned(), pid, status };
     let told = edge.meshes.hook(hook).await.map_err(|error| unavailable(&error))?;
     Ok(Json(match told {
         Some(presence) => json!({ "ok": true, "presence_id": presence }),

@@ -461,8 +461,9 @@ impl Session {
 fn echo(frame: &client::Frame) -> (Option<String>, Option<String>) {
     match frame {
         client::Frame::Send(send) => (send.id.clone(), None),
-        client::Frame::Request(Request { req_id, .. })
-        | client::Frame::Other { req_id, .. } => (None, req_id.clone()),
+        client::Frame::Request(Request { req_id, .. }) | client::Frame::Other { req_id, .. } => {
+            (None, req_id.clone())
+        }
         _ => (None, None),
     }
 }

@@ -454,7 +454,10 @@ fn record(
         summary: None,
         profile: PeerProfile::default(),
         stats: None,
-        unsaved: Unsaved { groups: profile.groups.as_ref().is_some_and(|g| !g.is_empty()), ..Unsaved::default() },
+        unsaved: Unsaved {
+            groups: profile.groups.as_ref().is_some_and(|g| !g.is_empty()),
+            ..Unsaved::default()
+        },
         moderator: member.may_moderate(),
     }
 }

@@ -130,7 +130,9 @@ pub(crate) fn canonical(value: &Value) -> String {
 
 /// A number as JavaScript writes it: every one is a double there.
 fn javascript(number: &Number) -> String {
-    number.as_f64().map_or_else(|| number.to_string(), |value| ryu_js::Buffer::new().format(value).to_owned())
+    number
+        .as_f64()
+        .map_or_else(|| number.to_string(), |value| ryu_js::Buffer::new().format(value).to_owned())
 }
 
 #[cfg(test)]
@@ -145,7 +147,8 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_javascript_does() {
-        let value: Value = serde_json::from_str("[3.0,1e21,100000000000000000000,0.1,-0.0]").unwrap();
+        let value: Value =
+            serde_json::from_str("[3.0,1e21,100000000000000000000,0.1,-0.0]").unwrap();
         assert_eq!(canonical(&value), "[3,1e+21,100000000000000000000,0.1,0]");
         let large: Value = serde_json::from_str("9007199254740993").unwrap();
         assert_eq!(canonical(&large), "9007199254740992");

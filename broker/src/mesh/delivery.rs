@@ -10,6 +10,7 @@
 //! Guarantees: per outlet and lane, first pushes go out in order of sequence; nothing leaves
 //! memory unconfirmed without the store knowing it; memory is bounded per queue and per mesh.
 
+mod outlet;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,9 @@ use std::sync::Arc;
 use protocol::client::ClientAck;
 use protocol::{MemberId, MessageId};
 
+pub(crate) use self::outlet::Rank;
+use self::outlet::{Outlet, PROBE_MS, Place};
+pub use self::outlet::{REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
 use super::io::{Ms, Question, Ticket};
 use super::queue::{Head, PAGE_BYTES, PAGE_ROWS, Queue};
 use super::roster::LeaseNo;
@@ -26,10 +30,6 @@ use crate::model::{
     Confirm, Envelope, Lane, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Seq,
 };
 
-/// Envelopes an outlet may have pushed without a confirmation.
-pub const WINDOW_ENVELOPES: usize = 256;
-/// Their bytes. One envelope always fits.
-pub const WINDOW_BYTES: usize = 1024 * 1024;
 /// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due. Where
 /// it is exceeded, each connection may still have `TIGHT_BYTES` or one envelope, so that all move.
 pub const MESH_BYTES: usize = 16 * 1024 * 1024;
@@ -38,79 +38,12 @@ const TIGHT_BYTES: usize = PAGE_BYTES / 16;
 /// Envelopes per outlet that are pushed again from time to time because some clients drop without
 /// a word. Beyond it the oldest rest in the store until the next attach.
 const OVERDUE_ENVELOPES: usize = 64;
-/// When an unconfirmed envelope is first pushed again; doubles up to [`REPUSH_MOST_MS`].
-pub const REPUSH_MS: Ms = 30_000;
-/// See [`REPUSH_MS`].
-pub const REPUSH_MOST_MS: Ms = 30 * 60_000;
-/// How long a peer that may never ack is given to do so before it is probed.
-const PROBE_MS: Ms = 1_000;
-
 /// What delivery wants done.
 #[derive(Debug)]
 pub(crate) enum Out {
     Push { to: LeaseNo, envelope: Arc<Envelope> },
     Probe { to: LeaseNo, nonce: u64 },
     Ask(Ticket, Question),
-}
-
-/// What an outlet is like, for choosing among a member's: the least is preferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank {
-    /// Without a proven key.
-    pub(crate) unproven: bool,
-    /// A command that will be gone in a moment: it names a key nobody can prove.
-    pub(crate) one_shot: bool,
-}
-
-#[derive(Debug)]
-struct Outlet {
-    own: Recipient,
-    member: MemberId,
-    rank: Rank,
-    online: bool,
-    /// Takes only what is urgent.
-    busy: bool,
-    /// May a pong confirm? Not for daemons, nor once an ack was seen.
-    by_pong: bool,
-    /// An ack was seen, on this connection or one before.
-    acks: bool,
-    /// Pushed once, unconfirmed: the window, by push.
-    fresh: BTreeMap<u64, Place>,
-    bytes: usize,
-    /// Pushed again at least once: by push, with when to push next.
-    overdue: BTreeMap<u64, (Ms, Place)>,
-    /// Pushes so far: orders them, and names a probe.
-    pushes: u64,
-    probe: Option<u64>,
-    check_at: Option<Ms>,
-}
-
-/// Where an envelope is, and when it was pushed.
-#[derive(Debug, Clone)]
-struct Place {
-    queue: QueueId,
-    seq: Seq,
-    at: Ms,
-    tries: u32,
-}
-
-impl Outlet {
-    fn is_full(&self) -> bool {
-        self.fresh.len() >= WINDOW_ENVELOPES || self.bytes >= WINDOW_BYTES
-    }
-
-    /// The recipients whose queues it may drain or confirm.
-    fn sources(&self) -> [Recipient; 2] {
-        [self.own.clone(), Recipient::Member(self.member.clone())]
-    }
-
-    fn next_check(&self) -> Option<Ms> {
-        let first = self.fresh.values().next().map(|place| {
-            let probing = self.by_pong && self.probe.is_none();
-            place.at + if probing { PROBE_MS } else { REPUSH_MS }
-        });
-        self.overdue.values().map(|(due, _)| *due).chain(first).min()
-    }
 }
 
 /// See the module.
@@ -158,21 +91,7 @@ impl Delivery {
     pub(crate) fn open(&mut self, no: LeaseNo, own: Recipient, member: MemberId, rank: Rank) {
         self.own.insert(own.clone(), no);
         self.members.entry(member.clone()).or_default().0.insert(no);
-        let outlet = Outlet {
-            own,
-            member,
-            rank,
-            online: false,
-            busy: false,
-            by_pong: false,
-            acks: false,
-            fresh: BTreeMap::new(),
-            bytes: 0,
-            overdue: BTreeMap::new(),
-            pushes: 0,
-            probe: None,
-            check_at: None,
-        };
+        let outlet = Outlet::new(own, member, rank);
         self.outlets.insert(no, outlet);
     }
 
@@ -252,9 +171,10 @@ impl Delivery {
                 self.bytes -= queue.unload();
             }
         }
-        let sent = self.queues.iter().flat_map(|(id, queue)| {
-            queue.sent_by(member).map(|seq| (id.clone(), seq))
-        });
+        let sent = self
+            .queues
+            .iter()
+            .flat_map(|(id, queue)| queue.sent_by(member).map(|seq| (id.clone(), seq)));
         for (id, seq) in sent.collect::<Vec<_>>() {
             self.confirm(&id, seq);
         }

@@ -74,7 +74,13 @@ impl Mesh {
         (before.status, before.source) != (stands.status, stands.source)
     }
 
-    pub(super) fn change(&mut self, conn: ConnId, number: u64, req_id: Option<String>, to: &Change<'_>) {
+    pub(super) fn change(
+        &mut self,
+        conn: ConnId,
+        number: u64,
+        req_id: Option<String>,
+        to: &Change<'_>,
+    ) {
         let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) else {
             return self.out.push(Effect::Result { conn, number, frame: None });
         };

@@ -125,9 +125,8 @@ impl Mesh {
     fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<String>) {
         let own = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
         let own = own.map(|lease| lease.record.member.clone());
-        let seen = |lease: &&Lease| {
-            lease.record.visible || own.as_ref() == Some(&lease.record.member)
-        };
+        let seen =
+            |lease: &&Lease| lease.record.visible || own.as_ref() == Some(&lease.record.member);
         let mut leases: Vec<_> = self.roster.iter().map(|(_, lease)| lease).filter(seen).collect();
         leases.sort_by_key(|lease| lease.record.connected_at);
         let peers = leases.into_iter().map(events::peer).collect();

@@ -431,7 +431,8 @@ fn absent(identity: &Identity, send: &Send) -> Option<Reached> {
 /// `message_sent`, in canonical JSON. On the hot path, so it is written as it comes out.
 fn sent(envelope: &Envelope) -> AuditRow {
     let target = serde_json::Value::from(envelope.target.as_str());
-    let payload = format!(r#"{{"priority":"{}","targetSpec":{target}}}"#, envelope.priority.as_str());
+    let payload =
+        format!(r#"{{"priority":"{}","targetSpec":{target}}}"#, envelope.priority.as_str());
     audit::canonical_entry("message_sent", &envelope.sender, payload, envelope.created_at)
 }
 

@@ -371,8 +371,11 @@ impl Mesh {
             Some(no) => self.away(
                 now,
                 no,
-                number.map_or(Then::Settled, |number| {
-                    Then::Done { conn, number, frame: None, tell: None }
+                number.map_or(Then::Settled, |number| Then::Done {
+                    conn,
+                    number,
+                    frame: None,
+                    tell: None,
                 }),
             ),
             None => self.out.extend(number.map(done)),

@@ -10,9 +10,7 @@ use super::io::Ms;
 use super::roster::LeaseNo;
 
 /// Who said so; what comes later outranks what comes before.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Source {
     /// Nobody: what holds when nobody says anything.

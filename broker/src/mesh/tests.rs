@@ -408,7 +408,9 @@ fn a_command_that_was_done_is_answered_and_not_done_again() {
     scene.take(|effect| matches!(effect, Effect::Result { .. }).then_some(()));
     assert_eq!(scene.kick(1, "ben", done.as_deref()), []);
     let answers = scene.take(|effect| match effect {
-        Effect::Result { frame: Some(Frame::DisconnectAck(ended)), .. } => Some(ended.kicked.clone()),
+        Effect::Result { frame: Some(Frame::DisconnectAck(ended)), .. } => {
+            Some(ended.kicked.clone())
+        }
         _ => None,
     });
     assert_eq!(answers, [["ben"]]);

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use protocol::{MemberId, MeshId, MessageId, PresenceId};
 
-use super::{
-    AuditRow, Envelope, Epoch, History, LeaseRow, QueueId, Recipient, Seq, StateChange,
-};
+use super::{AuditRow, Envelope, Epoch, History, LeaseRow, QueueId, Recipient, Seq, StateChange};
 
 /// What a mesh asks the store to write under one epoch: units in order, each all or nothing.
 #[derive(Debug, Clone)]

@@ -109,7 +109,8 @@ async fn token_and_payload_say_the_same(kind: Kind) {
     assert_eq!(refused(&answer), "invite_mismatch");
     // One's own signature is not the owner's.
     let forger = fresh_key();
-    let forged = Invite { owner_pubkey: forger.public_hex(), role: "admin".into(), ..invite.clone() };
+    let forged =
+        Invite { owner_pubkey: forger.public_hex(), role: "admin".into(), ..invite.clone() };
     let forged = forged.signed(&forger);
     assert_eq!(refused(&join(&node, &forged.token(), &key).await), "invite_owner_mismatch");
     let unsigned = Invite { role: "admin".into(), ..invite.clone() };

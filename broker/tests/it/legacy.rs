@@ -76,7 +76,10 @@ async fn a_client_that_closes_right_after_a_verb(kind: Kind) {
     assert_eq!(ana.next().await, "farewell");
     let rows = ana.peers().await;
     let row = rows.iter().find(|row| row["displayName"] == "eve").unwrap();
-    assert_eq!((&row["summary"], &row["groups"]), (&json!("last words"), &json!([{"name": "team"}])));
+    assert_eq!(
+        (&row["summary"], &row["groups"]),
+        (&json!("last words"), &json!([{"name": "team"}]))
+    );
 }
 
 /// A pong behind the pushes says that they arrived.

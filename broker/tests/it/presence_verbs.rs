@@ -132,7 +132,10 @@ async fn a_member_finds_again_what_it_left(kind: Kind) {
     assert_eq!(ack["restoredStats"], stats);
     assert!(ack["lastSeenAt"].as_str().unwrap().ends_with('Z'));
     let told = ana.expect_event("peer_returned", "eve").await;
-    assert_eq!((&told["summary"], &told["groups"]), (&json!("reading"), &json!([{"name": "team"}])));
+    assert_eq!(
+        (&told["summary"], &told["groups"]),
+        (&json!("reading"), &json!([{"name": "team"}]))
+    );
     assert!(told["lastSeenAt"].is_string(), "{told}");
     // It is hidden still: its own member sees that.
     let mut sibling = TestPeer::session(&node, &mesh, "eve").await;

@@ -94,9 +94,7 @@ async fn a_hook_names_a_session_or_else_a_process(kind: Kind) {
     };
     let _one = TestPeer::join(&node, at("one", 1)).await;
     let _two = TestPeer::join(&node, at("two", 2)).await;
-    let told = |id: Value, pid: u32, status: &str| {
-        json!({"session_id": id, "cwd": "/app", "pid": pid, "status": status})
-    };
+    let told = |id: Value, pid: u32, status: &str| json!({"session_id": id, "cwd": "/app", "pid": pid, "status": status});
     // The session's name counts, whatever else is said.
     hook(&node, &told(json!("one"), 2, "working")).await;
     assert_eq!(statuses(&mut ana, ["one", "two"]).await, ["working", "idle"]);

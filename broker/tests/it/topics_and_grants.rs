@@ -140,10 +140,8 @@ async fn a_blocked_sender_is_told(kind: Kind) {
     assert_eq!(eventually_refused(&mut ana, &ben, "c").await.refused(), text);
     let both = json!({&ana.hello.pubkey(): [], &member: ["dm"]});
     node.grant(&mesh, "ben", &both).await;
-    until("the member's key counts first", async || {
-        ana.send(&ben, "d").await.0["queued"] == true
-    })
-    .await;
+    until("the member's key counts first", async || ana.send(&ben, "d").await.0["queued"] == true)
+        .await;
 }
 
 async fn a_broadcast_passes_those_by_who_do_not_want_it(kind: Kind) {

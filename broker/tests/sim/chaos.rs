@@ -48,7 +48,7 @@ impl World {
             (4..=6, Some(_)) => {
                 self.fire(Fault::SocketCut);
                 let back = self.rng.between(10, 4_000);
-                self.hang_up(index, back);
+                self.hang_up(index, false, back);
             }
             (7, Some(_)) if self.rng.one_in(3) => {
                 self.fire(Fault::SocketHalfOpen);
@@ -64,18 +64,18 @@ impl World {
             (10, Some(_)) => {
                 self.fire(Fault::CleanClose);
                 let back = self.rng.between(100, 20_000);
-                self.hang_up(index, back);
+                self.hang_up(index, true, back);
             }
             (11 | 12, Some(socket)) => {
                 self.fire(Fault::CloseBehindSends);
                 (0..3).for_each(|_| self.compose(index, socket));
-                self.hang_up(index, 2_000);
+                self.hang_up(index, true, 2_000);
             }
             (13, Some(_)) if self.rng.one_in(2) => {
                 self.fire(Fault::Departure);
                 let back = self.rng.between(100_000, 240_000);
                 let never = self.rng.one_in(4);
-                self.hang_up(index, back);
+                self.hang_up(index, true, back);
                 if never {
                     self.clients[index].back_at = None;
                 }
@@ -83,7 +83,7 @@ impl World {
             (14, Some(_)) if self.rng.one_in(2) => {
                 self.fire(Fault::LateReturn);
                 let back = self.rng.between(50_000, 85_000);
-                self.hang_up(index, back);
+                self.hang_up(index, true, back);
             }
             _ => {}
         }

@@ -1,46 +1,30 @@
 //! The promises, checked while a history runs and when it has settled. The first violation stands.
 
 mod answers;
+mod presences;
 mod settled;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker::mesh::{MESH_BYTES, Mesh};
+use broker::model::{Unit, Write};
 use serde_json::Value;
 
 use answers::Answers;
+use presences::{Cause, Presences};
 pub(crate) use settled::settled;
 
-use crate::client::Client;
 use crate::store::Durable;
-use crate::world::GRACE_MS;
 
 /// What a connection may have in memory beyond the mesh's bound.
 const TIGHT_BYTES: usize = 64 * 1024;
-/// What P5 allows beyond the grace.
-const SLACK_MS: u64 = 5_000;
-/// What a restart may forget of a running grace: the pause between two beats, and a little.
-const BEAT_SLACK_MS: u64 = 1_300;
-
 pub(crate) struct Checker {
     seed: u64,
     violation: Option<String>,
-    audited: usize,
-    /// Per client: its lease's presence, while it has one.
-    presences: BTreeMap<String, usize>,
-    present: BTreeMap<usize, String>,
-    departed: BTreeMap<usize, u64>,
-    here: BTreeSet<usize>,
-    homes: BTreeMap<usize, u64>,
-    gone_since: BTreeMap<usize, u64>,
-    /// Stretches without an owner or a store.
-    troubles: Vec<(u64, u64)>,
-    ownerless_since: Option<u64>,
-    restarts: Vec<u64>,
     events: BTreeSet<(u64, String)>,
     first_id: BTreeMap<String, String>,
     answers: Answers,
-    pub(crate) reattaches: usize,
+    presences: Presences,
 }
 
 impl Checker {
@@ -48,20 +32,10 @@ impl Checker {
         Self {
             seed,
             violation: None,
-            audited: 0,
-            presences: BTreeMap::new(),
-            present: BTreeMap::new(),
-            departed: BTreeMap::new(),
-            here: BTreeSet::new(),
-            homes: BTreeMap::new(),
-            gone_since: BTreeMap::new(),
-            troubles: Vec::new(),
-            ownerless_since: None,
-            restarts: Vec::new(),
+            presences: Presences::default(),
             events: BTreeSet::new(),
             first_id: BTreeMap::new(),
             answers: Answers::default(),
-            reattaches: 0,
         }
     }
 
@@ -76,6 +50,12 @@ impl Checker {
     fn fail(&mut self, text: impl FnOnce() -> String) {
         if self.violation.is_none() {
             self.violation = Some(format!("seed {}: {}", self.seed, text()));
+        }
+    }
+
+    fn note(&mut self, promise: &str, now: u64, verdict: Result<(), String>) {
+        if let Err(text) = verdict {
+            self.fail(|| format!("{promise}: {now}: {text}"));
         }
     }
 
@@ -109,116 +89,71 @@ impl Checker {
     }
 
     pub(crate) fn owner_lost(&mut self, now: u64) {
-        self.ownerless_since.get_or_insert(now);
-        self.restarts.push(now);
+        self.presences.owner_lost(now);
     }
 
     pub(crate) fn owner_found(&mut self, now: u64) {
-        if let Some(since) = self.ownerless_since.take() {
-            self.troubles.push((since, now));
-        }
+        self.presences.owner_found(now);
     }
 
     pub(crate) fn trouble(&mut self, from: u64, until: u64) {
-        self.troubles.push((from, until));
+        self.presences.trouble(from, until);
     }
 
     /// The server has noticed that a client is gone.
-    pub(crate) fn departed(&mut self, now: u64, client: usize, socket: u64) {
-        if self.homes.get(&client) == Some(&socket) {
-            self.departed.entry(client).or_insert(now);
-        }
+    pub(crate) fn departed(&mut self, now: u64, identity: u64, socket: u64) {
+        self.presences.departed(now, identity, socket);
     }
 
     /// The server has attached a client's connection.
-    pub(crate) fn attached(&mut self, client: usize, socket: u64) {
-        self.homes.insert(client, socket);
-        self.departed.remove(&client);
+    pub(crate) fn attached(&mut self, identity: u64, socket: u64) {
+        self.presences.attached(identity, socket);
     }
 
-    pub(crate) fn greeted(&mut self, now: u64, client: usize, presence: &str) {
-        self.here.insert(client);
-        match self.present.get(&client) {
-            Some(before) if before != presence => {
-                let text = format!("P5: {now}: client {client} was {before} and is {presence}");
-                self.fail(|| text);
-            }
-            Some(_) => self.reattaches += 1,
-            None => {}
+    /// The client has read that it is attached.
+    pub(crate) fn greeted(&mut self, now: u64, identity: u64, presence: &str) {
+        let verdict = self.presences.greeted(identity, presence);
+        self.note("P5", now, verdict);
+    }
+
+    /// The client has lost its connection or let it go, by its own account.
+    pub(crate) fn gone(&mut self, identity: u64, since: u64) {
+        self.presences.gone(identity, since);
+    }
+
+    pub(crate) fn reattaches(&self) -> usize {
+        self.presences.reattaches
+    }
+
+    /// A commit has landed.
+    pub(crate) fn committed(&mut self, now: u64, units: &[Unit], store: &Durable) {
+        for unit in units {
+            let verdict = self.comings(now, unit, store);
+            self.note("P5", now, verdict);
         }
     }
 
-    /// Whether the client's own view says it is here; called before a commit is judged.
-    pub(crate) fn views(&mut self, clients: &[Client]) {
-        self.here = clients.iter().filter(|c| c.attached).map(|c| c.index).collect();
-        self.gone_since = clients.iter().filter_map(|c| Some((c.index, c.gone_since?))).collect();
-        self.presences.extend(clients.iter().filter_map(|c| Some((c.presence.clone()?, c.index))));
-    }
-
-    /// P5, from the audit trail: joined and left alternate, and nobody leaves who is here.
-    pub(crate) fn committed(&mut self, now: u64, store: &Durable) {
-        let fresh: Vec<_> = store.audit[self.audited..].to_vec();
-        self.audited = store.audit.len();
-        for (_, row, presence) in fresh {
-            let key = lease_owner(store, &presence);
-            let client = key.or_else(|| self.presences.get(&presence).copied());
-            let Some(client) = client else { continue };
-            if row.event == "peer_joined" {
-                if let Some(before) = self.present.insert(client, presence.clone()) {
-                    self.fail(|| format!("P5: {now}: client {client} joined again after {before}"));
+    /// P5: joined and left alternate, and nobody leaves who is here.
+    fn comings(&mut self, now: u64, unit: &Unit, store: &Durable) -> Result<(), String> {
+        let moderated = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
+        let cause = if moderated { Cause::Moderated } else { Cause::Grace };
+        let mut last = None;
+        for write in &unit.0 {
+            match write {
+                Write::SaveLease(row) => last = Some(&row.presence),
+                Write::DropLease(presence) => {
+                    self.presences.left(now, presence.as_str(), cause)?;
                 }
-                self.presences.insert(presence, client);
-            } else {
-                let was = self.present.remove(&client);
-                if was.as_deref() != Some(&presence) {
-                    self.fail(|| format!("P5: {now}: {presence} left and was not here"));
+                Write::Audit(row) if row.event == "peer_joined" => {
+                    let presence = last.ok_or("a join without a lease")?.as_str();
+                    if let Some(identity) = lease_owner(store, presence) {
+                        self.presences.joined(identity, presence)?;
+                    }
                 }
-                self.judge_departure(now, client);
+                _ => {}
             }
         }
-    }
-
-    fn judge_departure(&mut self, now: u64, client: usize) {
-        if self.here.contains(&client) {
-            self.fail(|| format!("P5: {now}: client {client} left while it was here"));
-        }
-        if let Some(since) = self.gone_since.get(&client)
-            && now - since < GRACE_MS
-        {
-            let away = now - since;
-            self.fail(|| format!("P5: {now}: client {client} left after {away} ms"));
-        }
-        if let Some(since) = self.departed.remove(&client) {
-            self.in_time(now, client, since);
-        }
-    }
-
-    /// P5: at most grace + 5 s, not counting time without an owner.
-    fn in_time(&mut self, now: u64, client: usize, since: u64) {
-        let restarts = self.restarts.iter().filter(|at| **at >= since).count() as u64;
-        let allowed = GRACE_MS + SLACK_MS + restarts * BEAT_SLACK_MS + self.troubled(since, now);
-        if now - since > allowed {
-            let took = now - since;
-            self.fail(|| {
-                format!("P5: {now}: client {client} left after {took} ms, allowed {allowed}")
-            });
-        }
-    }
-
-    fn troubled(&self, from: u64, until: u64) -> u64 {
-        let open = self.ownerless_since.map(|since| (since, until));
-        let mut spans: Vec<_> = self.troubles.iter().copied().chain(open).collect();
-        spans.sort_unstable();
-        let mut at = from;
-        let mut total = 0;
-        for (start, end) in spans {
-            let (start, end) = (start.max(at), end.min(until));
-            if end > start {
-                total += end - start;
-                at = end;
-            }
-        }
-        total
+        Ok(())
     }
 
     /// P5, from what peers see: nothing twice on a connection, nobody leaving who is here.
@@ -226,18 +161,18 @@ impl Checker {
         &mut self,
         now: u64,
         (watcher, socket): (usize, u64),
-        subject: Option<(usize, bool)>,
+        subject: Option<u64>,
         frame: &Value,
     ) {
         let id = frame["messageId"].as_str().unwrap_or_default().to_owned();
         if !self.events.insert((socket, id)) {
             self.fail(|| format!("P5: {now}: client {watcher} was told twice: {frame}"));
         }
-        if let Some((client, true)) = subject
+        if let Some(identity) = subject
             && frame["event"] == "peer_left"
-            && self.gone_since.get(&client).is_some_and(|since| now - since < GRACE_MS)
         {
-            self.fail(|| format!("P5: {now}: {watcher} saw {client} leave, who is here"));
+            let verdict = self.presences.seen_leaving(now, identity);
+            self.note("P5", now, verdict);
         }
     }
 
@@ -300,12 +235,12 @@ impl Checker {
     }
 
     /// P7: whoever has a lease may come back to it, however full the mesh is.
-    pub(crate) fn refused(&mut self, now: u64, client: usize, frame: &Value, store: &Durable) {
+    pub(crate) fn refused(&mut self, now: u64, identity: u64, frame: &Value, store: &Durable) {
         let mut leases = store.leases.keys();
         if frame["code"] == "capacity"
-            && leases.any(|presence| lease_owner(store, presence.as_str()) == Some(client))
+            && leases.any(|presence| lease_owner(store, presence.as_str()) == Some(identity))
         {
-            self.fail(|| format!("P7: {now}: client {client} has a lease and finds no room"));
+            self.fail(|| format!("P7: {now}: client {identity} has a lease and finds no room"));
         }
     }
 
@@ -320,8 +255,8 @@ impl Checker {
     }
 }
 
-fn lease_owner(store: &Durable, presence: &str) -> Option<usize> {
+fn lease_owner(store: &Durable, presence: &str) -> Option<u64> {
     let (row, _) = store.leases.get(&presence.into())?;
     let record: Value = serde_json::from_str(&row.body).ok()?;
-    record["pid"].as_u64().map(|pid| pid as usize)
+    record["pid"].as_u64()
 }

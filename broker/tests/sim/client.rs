@@ -51,6 +51,8 @@ pub(crate) enum Target {
 
 pub(crate) struct Client {
     pub(crate) index: usize,
+    /// Its process id: another for each life of a one-shot command.
+    pub(crate) identity: u64,
     pub(crate) kind: Kind,
     pub(crate) member: usize,
     pub(crate) member_keys: Keypair,
@@ -63,8 +65,6 @@ pub(crate) struct Client {
     /// Wants to be connected from then on; `None` is never again.
     pub(crate) back_at: Option<u64>,
     pub(crate) presence: Option<String>,
-    /// When it last lost its connection or let it go, by its own account.
-    pub(crate) gone_since: Option<u64>,
     pub(crate) unacked: BTreeMap<String, Outgoing>,
     /// Acked, by body: the message id.
     pub(crate) acked: BTreeMap<String, (String, Outgoing)>,
@@ -86,6 +86,7 @@ impl Client {
     ) -> Self {
         Self {
             index,
+            identity: index as u64,
             kind,
             member,
             member_keys,
@@ -97,7 +98,6 @@ impl Client {
             hello_text: String::new(),
             back_at: Some(0),
             presence: None,
-            gone_since: None,
             unacked: BTreeMap::new(),
             acked: BTreeMap::new(),
             received: Vec::new(),
@@ -129,7 +129,7 @@ impl Client {
         let mut frame = json!({
             "meshId": MESH,
             "sessionId": self.session_id,
-            "pid": self.index,
+            "pid": self.identity,
             "cwd": "/src",
             "hostname": format!("host-{}", self.index),
             "timestamp": timestamp,

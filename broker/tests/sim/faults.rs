@@ -2,46 +2,22 @@
 
 use std::collections::BTreeMap;
 
-/// Faults every run may meet. Each must fire somewhere in the gate's seeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
-    CrashBeforeCommit,
-    CrashAfterCommit,
-    CrashBeforeActivation,
-    CrashAfterActivation,
-    CrashAnytime,
-    CommitRefusedUnknown,
-    CommitDoneUnknown,
-    CommitDoneLate,
-    ZombieCommitLands,
-    StoreDown,
-    StoreSlow,
-    ActivationFailed,
-    AnswerFailed,
-    PoisonRow,
-    SocketCut,
-    SocketHalfOpen,
-    PeerStalls,
-    CleanClose,
-    CloseBehindSends,
-    Departure,
-    LateReturn,
-    Retry,
-    AckWithheld,
-    AckTwice,
-    ForeignAck,
-    HostileFrame,
-    HelloAgain,
-    TwoProcesses,
-    Overload,
-    Question,
-    Held,
-    RateLimited,
+/// An enum, and all that is in it.
+macro_rules! listed {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum $name { $($(#[$item_doc])* $item,)* }
+
+        impl $name {
+            pub(crate) const ALL: &[Self] = &[$(Self::$item,)*];
+        }
+    };
 }
 
-pub(crate) const ALL_FAULTS: [Fault; 32] = {
-    use Fault::*;
-    [
+listed! {
+    /// Faults every run may meet. Each must fire somewhere in the gate's seeds.
+    Fault {
         CrashBeforeCommit,
         CrashAfterCommit,
         CrashBeforeActivation,
@@ -74,58 +50,40 @@ pub(crate) const ALL_FAULTS: [Fault; 32] = {
         Question,
         Held,
         RateLimited,
-    ]
-};
+    }
+}
 
 /// How often each fired.
 pub(crate) type Coverage = BTreeMap<Fault, u64>;
 
-/// Mistakes that the checker must catch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Planted {
-    /// The ack leaves before the commit has ended.
-    AckBeforeCommit,
-    /// The epoch is compared, but the row not locked.
-    NoRowLock,
-    /// The tail is read in the snapshot in which the raise began to wait.
-    OneSnapshot,
-    /// A key that was accepted before is accepted again.
-    DedupeDropped,
-    /// A restarted owner gives every lease in grace all of it again.
-    GraceRestarted,
-    /// A page of the queue comes from its end.
-    PageUnordered,
-    /// Pushes to one connection overtake each other.
-    PushesSwapped,
-    /// One recipient's confirmation counts for all.
-    ConfirmedByAnother,
-    /// The body goes with the first confirmation, not the last.
-    BodyDroppedEarly,
-    /// Any epoch may commit.
-    FenceIgnored,
-    /// A new lease is not written.
-    LeaseNotSaved,
-    /// What was pushed counts as confirmed.
-    ConfirmedByPush,
-    /// A joining peer is announced, but the departure of a gone one never.
-    GraceForever,
-}
-
-pub(crate) const ALL_PLANTED: [Planted; 13] = {
-    use Planted::*;
-    [
+listed! {
+    /// Mistakes that the checker must catch.
+    Planted {
+        /// The ack leaves before the commit has ended.
         AckBeforeCommit,
+        /// The epoch is compared, but the row not locked.
         NoRowLock,
+        /// The tail is read in the snapshot in which the raise began to wait.
         OneSnapshot,
+        /// A key that was accepted before is accepted again.
         DedupeDropped,
+        /// A restarted owner gives every lease in grace all of it again.
         GraceRestarted,
+        /// A page of the queue comes from its end.
         PageUnordered,
+        /// Pushes to one connection overtake each other.
         PushesSwapped,
+        /// One recipient's confirmation counts for all.
         ConfirmedByAnother,
+        /// The body goes with the first confirmation, not the last.
         BodyDroppedEarly,
+        /// Any epoch may commit.
         FenceIgnored,
+        /// A new lease is not written.
         LeaseNotSaved,
+        /// What was pushed counts as confirmed.
         ConfirmedByPush,
+        /// A joining peer is announced, but the departure of a gone one never.
         GraceForever,
-    ]
-};
+    }
+}

@@ -21,7 +21,7 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use faults::{ALL_FAULTS, ALL_PLANTED, Coverage, Planted};
+use faults::{Coverage, Fault, Planted};
 use world::World;
 
 /// Histories in the gate.
@@ -63,7 +63,7 @@ fn run(seed: u64, planted: Option<Planted>) -> Run {
         check::settled(&mut world);
     }
     let coverage = std::mem::take(&mut world.coverage);
-    let (reattaches, crashes) = (world.check.reattaches, world.crashes);
+    let (reattaches, crashes) = (world.check.reattaches(), world.crashes);
     let envelopes = world.store.now.envelopes.len();
     Run { seed, verdict: world.check.verdict(), coverage, envelopes, reattaches, crashes }
 }
@@ -71,7 +71,7 @@ fn run(seed: u64, planted: Option<Planted>) -> Run {
 fn has_seen_enough(world: &World) -> bool {
     world.store.now.envelopes.len() >= ENVELOPES
         && world.crashes >= CRASHES
-        && world.check.reattaches >= REATTACHES
+        && world.check.reattaches() >= REATTACHES
 }
 
 /// Runs `work` on every core until there is none left, and puts the results together.
@@ -106,7 +106,7 @@ fn promises_hold_in_every_history() {
         );
     }
     if one.is_none() {
-        let silent: Vec<_> = ALL_FAULTS.iter().filter(|f| !coverage.contains_key(f)).collect();
+        let silent: Vec<_> = Fault::ALL.iter().filter(|f| !coverage.contains_key(*f)).collect();
         assert!(silent.is_empty(), "never fired: {silent:?}");
     }
 }
@@ -125,8 +125,8 @@ fn summary(runs: &[Run]) -> Coverage {
     for (fault, times) in runs.iter().flat_map(|run| &run.coverage) {
         *coverage.entry(*fault).or_default() += times;
     }
-    for fault in ALL_FAULTS {
-        println!("  {fault:?}: {}", coverage.get(&fault).copied().unwrap_or(0));
+    for fault in Fault::ALL {
+        println!("  {fault:?}: {}", coverage.get(fault).copied().unwrap_or(0));
     }
     coverage
 }
@@ -135,7 +135,7 @@ fn summary(runs: &[Run]) -> Coverage {
 fn every_planted_fault_is_caught() {
     let next = AtomicUsize::new(0);
     let results = on_all_cores(|| {
-        let planted = *ALL_PLANTED.get(next.fetch_add(1, Ordering::Relaxed))?;
+        let planted = *Planted::ALL.get(next.fetch_add(1, Ordering::Relaxed))?;
         let caught = (0..PLANTED_SEEDS).find_map(|seed| {
             run(seed, Some(planted)).verdict.err().map(|violation| (seed, violation))
         });

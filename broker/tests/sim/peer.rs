@@ -21,7 +21,7 @@ impl World {
             None if client.back_at.is_some_and(|at| at <= self.now) => self.greet(index),
             None => {}
             Some(_) if !client.attached && client.hello_at + 5_000 < self.now => {
-                self.hang_up(index, 1_000);
+                self.hang_up(index, true, 1_000);
             }
             Some(_) if !client.attached => {}
             Some(socket) => self.live(index, socket),
@@ -137,10 +137,10 @@ impl World {
         self.up(socket, Up::Text(frame));
     }
 
-    /// The client lets go of its socket, properly.
-    pub(crate) fn hang_up(&mut self, index: usize, back_after: u64) {
+    /// The client's end of the socket closes, with a word (`clean`) or without.
+    pub(crate) fn hang_up(&mut self, index: usize, clean: bool, back_after: u64) {
         if let Some(socket) = self.clients[index].socket {
-            self.up(socket, Up::Closed);
+            self.up(socket, Up::Closed { clean });
         }
         self.forget_socket(index, Some(self.now + back_after));
     }
@@ -155,10 +155,11 @@ impl World {
             state.client_end = false;
             gone_since = state.lost_at.unwrap_or(now);
         }
-        if std::mem::take(&mut client.attached) {
-            client.gone_since = Some(gone_since);
-        }
         client.back_at = back_at;
+        if std::mem::take(&mut client.attached) {
+            let identity = client.identity;
+            self.check.gone(identity, gone_since);
+        }
     }
 
     pub(crate) fn receive(&mut self, socket: u64, down: Down) {
@@ -189,21 +190,21 @@ impl World {
         match frame["type"].as_str().unwrap_or_default() {
             "hello_ack" => {
                 client.attached = true;
-                client.gone_since = None;
                 client.presence = Some(text("presenceId"));
-                self.check.greeted(now, index, &text("presenceId"));
+                let identity = client.identity;
+                self.check.greeted(now, identity, &text("presenceId"));
             }
             "ack" => self.read_ack(index, frame),
             "peers_list" => {
                 let caller = client.session_id.clone();
                 self.check.peers_list(now, &caller, frame);
             }
-            "error" => self.check.refused(now, index, frame, &self.store.now),
+            "error" => self.check.refused(now, client.identity, frame, &self.store.now),
             "push" if frame["subtype"] == "system" => {
                 let known = self.clients.iter().find(|c| {
                     c.address() == frame["eventData"]["pubkey"].as_str().unwrap_or_default()
                 });
-                let subject = known.map(|c| (c.index, c.attached));
+                let subject = known.map(|c| c.identity);
                 self.check.event(now, (index, socket), subject, frame);
             }
             "push" => self.read_push(index, socket, frame),

@@ -2,12 +2,14 @@
 //! that matter apart: a commit takes its row lock, ends, answers; a raise waits for the lock; the
 //! tail is read after the raise. What a real store does with SQL is checked on real stores.
 
+mod answer;
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use broker::mesh::io::{Answer, Question};
 use broker::model::*;
-use protocol::{MemberId, MessageId, PresenceId};
+use protocol::{MemberId, PresenceId};
 
 use crate::faults::Planted;
 
@@ -17,6 +19,14 @@ pub(crate) struct Row {
     pub(crate) recipients: Vec<Recipient>,
     pub(crate) body: bool,
     pub(crate) delivered_at: Option<i64>,
+}
+
+/// A hook's word for a session that is not here yet.
+#[derive(Clone)]
+pub(crate) struct Waiting {
+    pub(crate) id: i64,
+    pub(crate) status: NewPending,
+    pub(crate) used: bool,
 }
 
 #[derive(Clone, Default)]
@@ -29,9 +39,19 @@ pub(crate) struct Durable {
     pub(crate) accepted: BTreeMap<(MemberId, AcceptKey), Accepted>,
     pub(crate) leases: BTreeMap<PresenceId, (LeaseRow, Option<u64>)>,
     pub(crate) keys: BTreeMap<Arc<str>, MemberId>,
-    pub(crate) audit: Vec<(u64, AuditRow, String)>,
+    pub(crate) audit: Vec<AuditRow>,
     pub(crate) beats: BTreeMap<u64, u64>,
-    pub(crate) members: BTreeMap<String, Member>,
+    pub(crate) members: BTreeMap<MemberId, Member>,
+    pub(crate) revoked_at: BTreeMap<MemberId, i64>,
+    pub(crate) topics: Vec<Topic>,
+    pub(crate) saved: BTreeMap<MemberId, SavedState>,
+    pub(crate) history: Vec<History>,
+    pub(crate) done: BTreeMap<String, String>,
+    pub(crate) pendings: Vec<Waiting>,
+    /// Deliveries that a ban took back.
+    pub(crate) purged: BTreeSet<(Recipient, Seq)>,
+    /// How many wait for each place.
+    waiting: BTreeMap<Seq, usize>,
 }
 
 pub(crate) struct SimStore {
@@ -99,178 +119,70 @@ impl SimStore {
         Activation {
             epoch,
             tail: from.envelopes.keys().next_back().copied().unwrap_or(0),
-            audit_hash: from.audit.last().map(|(_, row, _)| row.hash.clone()),
+            audit_hash: from.audit.last().map(|row| row.hash.clone()),
             queues: queues.into_iter().collect(),
             leases: leases.collect(),
         }
     }
 
+    /// All units, or none because some of their keys are known.
     pub(crate) fn commit(&mut self, at: u64, units: &[Unit]) -> Outcome {
-        let mut duplicates = Vec::new();
-        for write in units.iter().flat_map(|unit| &unit.0) {
-            match write {
-                Write::Accept(accept) => self.accept(at, accept, &mut duplicates),
-                Write::Confirm(confirm) => self.confirm(at, confirm),
-                Write::SaveLease(row) => self.save(at, row),
-                Write::DropLease(presence) => {
-                    self.now.leases.remove(presence);
-                }
-                Write::Inherit { from, to } => self.inherit(from, to),
-                Write::RecordKey { key, member } => {
-                    self.now.keys.entry(key.clone()).or_insert_with(|| member.clone());
-                }
-                Write::Audit(row) => {
-                    let presence = units
-                        .iter()
-                        .find(|unit| unit.0.contains(write))
-                        .and_then(|unit| unit.0.iter().find_map(presence_of));
-                    self.now.audit.push((at, row.clone(), presence.unwrap_or_default()));
-                }
-            }
+        let known = self.known(units);
+        if !known.is_empty() {
+            return Outcome::Known(known);
         }
-        Outcome::Committed { duplicates }
+        let purged = units.iter().flat_map(|unit| &unit.0).map(|write| self.write(at, write)).sum();
+        Outcome::Committed { purged }
     }
 
-    fn accept(&mut self, at: u64, accept: &Accept, duplicates: &mut Vec<Duplicate>) {
-        let envelope = &accept.envelope;
-        let key = (envelope.sender.member.clone(), envelope.key.clone());
-        if let Some(original) = self.now.accepted.get(&key)
-            && !self.plants(Planted::DedupeDropped)
-        {
-            duplicates.push(Duplicate { seq: envelope.seq, original: original.clone() });
-            return;
-        }
-        let known =
-            Accepted { message: envelope.id.clone(), fingerprint: envelope.fingerprint.clone() };
-        self.now.accepted.insert(key, known);
-        for recipient in &accept.recipients {
-            let queue = QueueId { recipient: recipient.clone(), lane: envelope.lane() };
-            self.now.deliveries.insert((queue, envelope.seq));
-        }
-        let row = Row {
-            envelope: envelope.clone(),
-            recipients: accept.recipients.clone(),
-            body: true,
-            delivered_at: accept.recipients.is_empty().then_some(at as i64),
-        };
-        if let Some(other) = self.now.envelopes.insert(envelope.seq, row) {
-            let (first, second) = (&other.envelope.id, &envelope.id);
-            self.clash = Some(format!("{first} and {second} have one place"));
-        }
-    }
-
-    fn confirm(&mut self, at: u64, confirm: &Confirm) {
-        let Some(row) = self.now.envelopes.get_mut(&confirm.seq) else { return };
-        if row.envelope.id != confirm.message {
-            return;
-        }
-        self.now.deliveries.remove(&(confirm.queue.clone(), confirm.seq));
-        if self.planted == Some(Planted::ConfirmedByAnother) {
-            self.now.deliveries.retain(|(_, seq)| *seq != confirm.seq);
-        }
-        let last = !self.now.deliveries.iter().any(|(_, seq)| *seq == confirm.seq);
-        if last {
-            row.delivered_at = Some(at as i64);
-        }
-        if last || self.planted == Some(Planted::BodyDroppedEarly) {
-            row.body = false;
-        }
-    }
-
-    fn save(&mut self, at: u64, row: &LeaseRow) {
-        if self.plants(Planted::LeaseNotSaved) && !self.now.leases.contains_key(&row.presence) {
-            return;
-        }
-        let since = self.now.leases.get(&row.presence).and_then(|(_, since)| *since);
-        let since = row.away.then(|| since.unwrap_or(at));
-        self.now.leases.insert(row.presence.clone(), (row.clone(), since));
-    }
-
-    fn inherit(&mut self, from: &PresenceId, to: &MemberId) {
-        let from = Recipient::Presence(from.clone());
-        let moved: Vec<_> =
-            self.now.deliveries.iter().filter(|(q, _)| q.recipient == from).cloned().collect();
-        for (queue, seq) in moved {
-            self.now.deliveries.remove(&(queue.clone(), seq));
-            let queue = QueueId { recipient: Recipient::Member(to.clone()), lane: queue.lane };
-            self.now.deliveries.insert((queue, seq));
-        }
-    }
-
-    pub(crate) fn answer(&self, question: &Question) -> Answer {
-        match question {
-            Question::Identity { pubkey, session } => {
-                let member = self.now.members.get(&**pubkey).cloned();
-                let key_member = session.as_ref().and_then(|key| self.now.keys.get(key)).cloned();
-                Answer::Identity(Some(Box::new(Identity {
-                    mesh_name: "sim".to_owned(),
-                    archived: false,
-                    self_editable: None,
-                    member,
-                    key_member,
-                })))
-            }
-            Question::Accepted { member, key } => {
-                Answer::Accepted(self.now.accepted.get(&(member.clone(), key.clone())).cloned())
-            }
-            Question::Messages { prefix } => Answer::Messages(self.messages(prefix)),
-            Question::Page { queue, after, limit } => {
-                Answer::Page(self.page(queue, *after, limit.rows))
-            }
-        }
-    }
-
-    fn messages(&self, prefix: &str) -> Vec<StoredMessage> {
-        let Some(row) = MessageId::position(prefix).and_then(|seq| self.now.envelopes.get(&seq))
-        else {
+    fn known(&self, units: &[Unit]) -> Vec<Duplicate> {
+        if self.plants(Planted::DedupeDropped) {
             return Vec::new();
-        };
-        let waiting = row.recipients.iter().filter(|recipient| {
-            self.now
-                .deliveries
-                .iter()
-                .any(|(q, seq)| *seq == row.envelope.seq && q.recipient == **recipient)
-        });
-        vec![StoredMessage {
-            id: row.envelope.id.clone(),
-            target: row.envelope.target.clone(),
-            recipients: row.recipients.clone(),
-            waiting: waiting.cloned().collect(),
-            delivered_at: row.delivered_at,
-        }]
-    }
-
-    /// Small pages, so that a modest backlog is read in several.
-    fn page(&self, queue: &QueueId, after: Seq, rows: usize) -> Page {
-        let rows = rows.min(4);
-        let mut seqs: Vec<Seq> = self
-            .now
-            .deliveries
-            .range((queue.clone(), after + 1)..=(queue.clone(), Seq::MAX))
-            .map(|(_, seq)| *seq)
-            .collect();
-        let depth = seqs.len();
-        if self.plants(Planted::PageUnordered) {
-            seqs.reverse();
         }
-        seqs.truncate(rows);
-        let more = depth > seqs.len();
-        let envelopes = seqs.iter().map(|seq| {
-            let row = &self.now.envelopes[seq];
-            let mut envelope = (*row.envelope).clone();
-            if !row.body {
-                envelope.ciphertext = String::new();
-            }
-            Arc::new(envelope)
+        let accepts = units.iter().flat_map(|unit| &unit.0).filter_map(|write| match write {
+            Write::Accept(accept) => Some(&accept.envelope),
+            _ => None,
         });
-        Page { envelopes: envelopes.collect(), more, depth }
+        let known = accepts.filter_map(|envelope| {
+            let key = (envelope.sender.member.clone(), envelope.key.clone());
+            let original = self.now.accepted.get(&key)?.clone();
+            Some(Duplicate { seq: envelope.seq, original })
+        });
+        known.collect()
     }
 }
 
-fn presence_of(write: &Write) -> Option<String> {
-    match write {
-        Write::SaveLease(row) => Some(row.presence.to_string()),
-        Write::DropLease(presence) => Some(presence.to_string()),
-        _ => None,
+impl Durable {
+    /// Who is behind a member's key.
+    pub(crate) fn member_of(&self, pubkey: &str) -> Option<&Member> {
+        self.members.values().find(|member| *member.pubkey == *pubkey)
+    }
+
+    fn wait(&mut self, queue: QueueId, seq: Seq) {
+        if self.deliveries.insert((queue, seq)) {
+            *self.waiting.entry(seq).or_default() += 1;
+        }
+    }
+
+    fn received(&mut self, queue: &QueueId, seq: Seq) {
+        if self.deliveries.remove(&(queue.clone(), seq))
+            && let Some(waiting) = self.waiting.get_mut(&seq)
+        {
+            *waiting -= 1;
+        }
+    }
+
+    pub(crate) fn received_by_all(&mut self, seq: Seq) {
+        self.deliveries.retain(|(_, other)| *other != seq);
+        self.waiting.remove(&seq);
+    }
+
+    fn waits(&self, seq: Seq) -> bool {
+        self.waiting.get(&seq).is_some_and(|waiting| *waiting > 0)
+    }
+
+    pub(crate) fn topic(&self, spec: &str) -> Option<&Topic> {
+        let by_id = self.topics.iter().find(|topic| *topic.id == *spec);
+        by_id.or_else(|| self.topics.iter().find(|topic| *topic.name == *spec))
     }
 }

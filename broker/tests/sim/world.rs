@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use broker::edge::session::Session;
 use broker::mesh::io::{ConnId, Held, Input, Now, Question, Ticket};
-use broker::mesh::{Limits, Mesh};
-use broker::model::{Epoch, Member, MeshCommit};
+use broker::mesh::{Limits, Mesh, StatusLimits};
+use broker::model::{Epoch, Grants, Member, MeshCommit};
 use protocol::signature::Keypair;
 
 use crate::check::Checker;
@@ -27,6 +27,8 @@ const LIMITS: Limits = Limits {
     send_rate: 0,
     send_burst: 10,
     offline_queue: false,
+    status: StatusLimits { hook_fresh_ms: 15_000, working_ms: 25_000 },
+    kick_cooldown_ms: 10_000,
 };
 
 /// What may happen next.
@@ -54,7 +56,8 @@ pub(crate) enum Event {
 pub(crate) enum Up {
     Text(String),
     Pong(u64),
-    Closed,
+    /// With a close frame, or without a word.
+    Closed { clean: bool },
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +87,8 @@ pub(crate) struct Process {
 pub(crate) struct Socket {
     pub(crate) process: u64,
     pub(crate) client: usize,
+    /// Of the client, in the life in which it connected.
+    pub(crate) identity: u64,
     session: Session,
     /// Whether the client still holds its end, and listens.
     pub(crate) client_end: bool,
@@ -181,8 +186,10 @@ impl World {
                 default_groups: Vec::new(),
                 message_mode: "push".to_owned(),
                 revoked: false,
+                owner: false,
+                grants: Grants::default(),
             };
-            store.now.members.insert(keys.public_hex(), member);
+            store.now.members.insert(member.id.clone(), member);
         }
         let clients = KINDS
             .iter()

@@ -287,16 +287,16 @@ impl Node {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Makes a mesh likewise; the file that tells of it.
+    pub(crate) async fn mesh_file(&self, slug: &str, members: &[&str]) -> PathBuf {
+        let path = self.ground.folder.join(format!("{slug}.json"));
+        fs::write(&path, self.create_mesh(slug, members).await).unwrap();
+        path
+    }
+
     /// Makes a mesh with the command line, on the same store.
     pub(crate) async fn mesh(&self, slug: &str, members: &[&str]) -> Mesh {
-        let mut command = self.command();
-        command.args(["mesh", "create", slug, "--json"]);
-        for name in members {
-            command.args(["--member", name]);
-        }
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let made: Value = serde_json::from_slice(&self.create_mesh(slug, members).await).unwrap();
         let text = |value: &Value, field: &str| value[field].as_str().unwrap().to_owned();
         let member = |value: &Value| Member {
             id: text(value, "member_id"),
@@ -306,6 +306,17 @@ impl Node {
         };
         let members = made["members"].as_array().unwrap().iter().map(member).collect();
         Mesh { id: text(&made, "mesh_id"), invite_url: text(&made, "invite_url"), members }
+    }
+
+    async fn create_mesh(&self, slug: &str, members: &[&str]) -> Vec<u8> {
+        let mut command = self.command();
+        command.args(["mesh", "create", slug, "--json"]);
+        for name in members {
+            command.args(["--member", name]);
+        }
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
     }
 
     /// Writes to the store, as another program would: in the words of Postgres' schema `mesh`.

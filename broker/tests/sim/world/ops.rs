@@ -1,9 +1,10 @@
 //! What the store is asked to do, moment by moment.
 
 use broker::mesh::io::Input;
-use broker::model::{MeshCommit, Outcome, Write};
+use broker::model::{MeshCommit, Outcome, Unit, Write};
 
 use super::{Event, Op, Reply, Work, World};
+use crate::client::wall;
 use crate::faults::{Fault, Planted};
 
 impl World {
@@ -43,7 +44,7 @@ impl World {
                     self.fire(Fault::AnswerFailed);
                     None
                 } else {
-                    Some(self.store.answer(&question))
+                    Some(self.store.answer(wall(self.now), &question))
                 };
                 let pause = if answer.is_none() { 1_000 } else { 2 };
                 let reply = Reply::Input(Input::Answer(ticket, answer));
@@ -111,24 +112,36 @@ impl World {
         }
     }
 
+    /// A poison row makes the committer write unit by unit, up to the one that is refused.
     pub(super) fn apply(&mut self, commit: &MeshCommit) -> Outcome {
-        let poison = commit.units.iter().position(|unit| {
-            unit.0.iter().any(|write| {
-                matches!(write, Write::Accept(a) if a.envelope.ciphertext.starts_with("poison"))
-            })
-        });
-        let good = poison.unwrap_or(commit.units.len());
-        let outcome = self.store.commit(self.now, &commit.units[..good]);
-        self.check.views(&self.clients);
-        self.check.committed(self.now, &self.store.now);
-        self.check.clash(self.now, self.store.clash.take());
-        match (poison, outcome) {
-            (Some(committed), Outcome::Committed { duplicates }) => {
-                self.fire(Fault::PoisonRow);
-                Outcome::Poisoned { committed, duplicates }
-            }
-            (_, outcome) => outcome,
+        let units = &commit.units;
+        if !units.iter().any(is_poison) {
+            return self.land(units);
         }
+        self.fire(Fault::PoisonRow);
+        let mut all_purged = 0;
+        for (committed, unit) in units.iter().enumerate() {
+            if is_poison(unit) {
+                return Outcome::Stopped { committed, at: None };
+            }
+            match self.land(std::slice::from_ref(unit)) {
+                Outcome::Committed { purged } => all_purged += purged,
+                Outcome::Known(known) => {
+                    return Outcome::Stopped { committed, at: known.into_iter().next() };
+                }
+                other => return other,
+            }
+        }
+        Outcome::Committed { purged: all_purged }
+    }
+
+    fn land(&mut self, units: &[Unit]) -> Outcome {
+        let outcome = self.store.commit(self.now, units);
+        if matches!(outcome, Outcome::Committed { .. }) {
+            self.check.committed(self.now, units, &self.store.now);
+            self.check.clash(self.now, self.store.clash.take());
+        }
+        outcome
     }
 
     pub(super) fn activate_begin(&mut self, id: u64, process: u64) {
@@ -230,4 +243,10 @@ impl World {
         self.store_slow_until = 0;
         self.unstall();
     }
+}
+
+fn is_poison(unit: &Unit) -> bool {
+    unit.0.iter().any(|write| {
+        matches!(write, Write::Accept(a) if a.envelope.ciphertext.starts_with("poison"))
+    })
 }

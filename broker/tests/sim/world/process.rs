@@ -183,7 +183,7 @@ impl World {
             }
             Effect::Commit(commit) => {
                 if self.planted == Some(Planted::AckBeforeCommit) {
-                    let early = Outcome::Committed { duplicates: Vec::new() };
+                    let early = Outcome::Committed { purged: 0 };
                     self.input(id, Input::Committed(early));
                 }
                 self.op(id, Work::Commit(commit));
@@ -208,7 +208,7 @@ impl World {
                         && let Some(socket) = self.sockets.get_mut(id)
                     {
                         socket.lost_at = None;
-                        self.check.attached(socket.client, *id);
+                        self.check.attached(socket.identity, *id);
                     }
                 }
                 self.tell(id, conn, ToEdge::Attached { held, number, frame });
@@ -221,7 +221,7 @@ impl World {
             }
             Effect::Push { conn, envelope, hide_member } => {
                 if self.planted == Some(Planted::ConfirmedByPush) {
-                    self.store.now.deliveries.retain(|(_, seq)| *seq != envelope.seq);
+                    self.store.now.received_by_all(envelope.seq);
                 }
                 self.tell(id, conn, ToEdge::Push { envelope, hide_member });
             }

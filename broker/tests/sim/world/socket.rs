@@ -21,6 +21,7 @@ impl World {
         let socket = Socket {
             process,
             client,
+            identity: self.clients[client].identity,
             session,
             client_end: true,
             stalled: false,
@@ -100,11 +101,11 @@ impl World {
                     state.session.frame(now, &text);
                 }
                 Up::Pong(nonce) => state.session.pong(now, nonce),
-                Up::Closed => {
-                    let client = state.client;
-                    state.session.closed(now);
+                Up::Closed { clean } => {
+                    let identity = state.identity;
+                    state.session.closed(now, clean);
                     self.check.connection_ended(now.mono, socket);
-                    self.check.departed(now.mono, client, socket);
+                    self.check.departed(now.mono, identity, socket);
                 }
             }
             self.pump(socket);
@@ -126,7 +127,7 @@ impl World {
 
     pub(super) fn pump(&mut self, socket: u64) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
-        let (process, client) = (state.process, state.client);
+        let (process, identity) = (state.process, state.identity);
         let actions: Vec<_> = state.session.drain().collect();
         let deadline = state.session.deadline();
         for action in actions {
@@ -158,7 +159,7 @@ impl World {
                 Action::Ping(nonce) => self.down(socket, Down::Ping(nonce)),
                 Action::Close(_) | Action::Terminate => {
                     self.check.connection_ended(self.now, socket);
-                    self.check.departed(self.now, client, socket);
+                    self.check.departed(self.now, identity, socket);
                     let now = self.now;
                     if let Some(state) = self.sockets.get_mut(&socket) {
                         state.lost_at.get_or_insert(now);

@@ -1,0 +1,170 @@
+//! P5: presence is continuous. Who joined and who left, from what is committed, against who is here
+//! by their own account.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::world::GRACE_MS;
+
+/// What P5 allows beyond the grace.
+const SLACK_MS: u64 = 5_000;
+/// What a restart may forget of a running grace: the pause between two beats, and a little.
+const BEAT_SLACK_MS: u64 = 1_300;
+
+/// Whether a departure may come before its grace is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Nobody asked for it.
+    Grace,
+    /// A moderator did.
+    Moderated,
+}
+
+/// Per identity, see [`crate::client::Client`].
+#[derive(Default)]
+pub(super) struct Presences {
+    /// By the audit: who has a presence, and which.
+    present: BTreeMap<u64, String>,
+    identities: BTreeMap<String, u64>,
+    /// When the server noticed that somebody is gone.
+    departed: BTreeMap<u64, u64>,
+    here: BTreeSet<u64>,
+    homes: BTreeMap<u64, u64>,
+    gone_since: BTreeMap<u64, u64>,
+    /// Stretches without an owner or a store.
+    troubles: Vec<(u64, u64)>,
+    ownerless_since: Option<u64>,
+    restarts: Vec<u64>,
+    /// Whoever said goodbye: a brief one-shot command leaves at once.
+    farewells: BTreeSet<u64>,
+    pub(super) reattaches: usize,
+}
+
+impl Presences {
+    pub(super) fn owner_lost(&mut self, now: u64) {
+        self.ownerless_since.get_or_insert(now);
+        self.restarts.push(now);
+    }
+
+    pub(super) fn owner_found(&mut self, now: u64) {
+        if let Some(since) = self.ownerless_since.take() {
+            self.troubles.push((since, now));
+        }
+    }
+
+    pub(super) fn trouble(&mut self, from: u64, until: u64) {
+        self.troubles.push((from, until));
+    }
+
+    pub(super) fn identity(&self, presence: &str) -> Option<u64> {
+        self.identities.get(presence).copied()
+    }
+
+    pub(super) fn presence(&self, identity: u64) -> Option<&str> {
+        self.present.get(&identity).map(String::as_str)
+    }
+
+    /// The server has noticed that a client is gone.
+    pub(super) fn departed(&mut self, now: u64, identity: u64, socket: u64) {
+        if self.homes.get(&identity) == Some(&socket) {
+            self.departed.entry(identity).or_insert(now);
+        }
+    }
+
+    /// The server has attached a client's connection.
+    pub(super) fn attached(&mut self, identity: u64, socket: u64) {
+        self.homes.insert(identity, socket);
+        self.departed.remove(&identity);
+    }
+
+    /// The client has read that it is attached.
+    pub(super) fn greeted(&mut self, identity: u64, presence: &str) -> Result<(), String> {
+        self.here.insert(identity);
+        self.gone_since.remove(&identity);
+        match self.present.get(&identity) {
+            Some(before) if before != presence => {
+                return Err(format!("client {identity} was {before} and is {presence}"));
+            }
+            Some(_) => self.reattaches += 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The client has lost its connection or let it go, by its own account.
+    pub(super) fn gone(&mut self, identity: u64, since: u64) {
+        self.here.remove(&identity);
+        self.gone_since.insert(identity, since);
+    }
+
+    pub(super) fn said_goodbye(&mut self, identity: u64) {
+        self.farewells.insert(identity);
+    }
+
+    /// A `peer_joined` is durable.
+    pub(super) fn joined(&mut self, identity: u64, presence: &str) -> Result<(), String> {
+        self.identities.insert(presence.to_owned(), identity);
+        match self.present.insert(identity, presence.to_owned()) {
+            Some(before) => Err(format!("client {identity} joined again after {before}")),
+            None => Ok(()),
+        }
+    }
+
+    /// A `peer_left` is durable: nobody leaves who is here, nor early, nor late.
+    pub(super) fn left(&mut self, now: u64, presence: &str, cause: Cause) -> Result<(), String> {
+        let known = self.identities.get(presence).copied();
+        let identity = known.ok_or_else(|| format!("{presence} left and never joined"))?;
+        if self.present.remove(&identity).as_deref() != Some(presence) {
+            return Err(format!("{presence} left and was not here"));
+        }
+        let departed = self.departed.remove(&identity);
+        if cause == Cause::Moderated || self.farewells.contains(&identity) {
+            return Ok(());
+        }
+        if self.here.contains(&identity) {
+            return Err(format!("client {identity} left while it was here"));
+        }
+        if let Some(since) = self.gone_since.get(&identity)
+            && now - since < GRACE_MS
+        {
+            return Err(format!("client {identity} left after {} ms", now - since));
+        }
+        departed.map_or(Ok(()), |since| self.in_time(now, identity, since))
+    }
+
+    /// At most grace + 5 s, not counting time without an owner.
+    fn in_time(&self, now: u64, identity: u64, since: u64) -> Result<(), String> {
+        let restarts = self.restarts.iter().filter(|at| **at >= since).count() as u64;
+        let allowed = GRACE_MS + SLACK_MS + restarts * BEAT_SLACK_MS + self.troubled(since, now);
+        let took = now - since;
+        if took > allowed {
+            return Err(format!("client {identity} left after {took} ms, allowed {allowed}"));
+        }
+        Ok(())
+    }
+
+    fn troubled(&self, from: u64, until: u64) -> u64 {
+        let open = self.ownerless_since.map(|since| (since, until));
+        let mut spans: Vec<_> = self.troubles.iter().copied().chain(open).collect();
+        spans.sort_unstable();
+        let mut at = from;
+        let mut total = 0;
+        for (start, end) in spans {
+            let (start, end) = (start.max(at), end.min(until));
+            if end > start {
+                total += end - start;
+                at = end;
+            }
+        }
+        total
+    }
+
+    /// What peers see: nobody is said to leave who is here.
+    pub(super) fn seen_leaving(&self, now: u64, identity: u64) -> Result<(), String> {
+        match self.gone_since.get(&identity) {
+            Some(since) if now - since < GRACE_MS && self.here.contains(&identity) => {
+                Err(format!("{identity} is here and was seen leaving"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
