@@ -10,10 +10,7 @@ const NOTIFIED: usize = 32;
 /// sender never, and no more than [`NOTIFIED`].
 pub(super) fn mentioned<'m>(history: &History, members: &'m [(String, String)]) -> Vec<&'m str> {
     let sender = history.envelope.sender.member.as_str();
-    let meant = |name: &str| {
-        let name = name.to_lowercase();
-        history.mentions.iter().any(|mention| *mention == name)
-    };
+    let meant = |name: &str| history.mentions.contains(&name.to_lowercase());
     members
         .iter()
         .filter(|(id, name)| id != sender && meant(name))
