@@ -10,8 +10,8 @@ use super::io::{
 };
 use super::{Limits, Mesh, StatusLimits};
 use crate::model::{
-    Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Member, MeshCommit, Moderation,
-    Outcome, Recipient, Seq, Write,
+    Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Lane, Member, MeshCommit,
+    Moderation, Outcome, QueueId, Recipient, Seq, Write,
 };
 
 const LIMITS: Limits = Limits {
@@ -237,6 +237,34 @@ fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
     let held = vec![held[1].clone(), held[0].clone()];
     scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
     assert!(scene.mesh.roster.of_conn(conn(2)).is_some());
+}
+
+#[test]
+fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let held = scene.attached();
+    let row = scene.mesh.roster.iter().map(|(_, lease)| lease.row()).next().unwrap();
+    scene.input(Input::CommitUnknown);
+    let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
+    let queue = QueueId { recipient: Recipient::Member("ana".into()), lane: Lane::Normal };
+    let activation = Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
+    let now = Now { mono: scene.now, wall: 1_800_000_000_000 };
+    let activation = Some(Box::new(activation));
+    scene.mesh.apply(now, Input::Activated { activation, entropy: 7, held });
+    let mut asked = Vec::new();
+    // The first time the store cannot say.
+    for answer in [None, Some(Answer::Grants(Vec::new()))] {
+        for effect in scene.mesh.drain(now) {
+            if let Effect::Ask(ticket, question) = effect {
+                asked.push(question);
+                scene.mesh.apply(now, Input::Answer(ticket, answer.clone()));
+            }
+        }
+    }
+    assert_eq!(asked, [Question::Grants, Question::Grants]);
+    let pages = scene.mesh.drain(now).into_iter();
+    assert_eq!(pages.filter(|e| matches!(e, Effect::Ask(_, Question::Page { .. }))).count(), 1);
 }
 
 #[test]
