@@ -401,6 +401,12 @@ fn of_two_with_one_key_the_second_waits_for_the_first() {
 
 impl Scene {
     fn kick(&mut self, number: u64, target: &str, done: Option<&str>) -> Vec<Write> {
+        self.judge(number, target, done);
+        self.commit()
+    }
+
+    /// The store has said that the caller may.
+    fn judge(&mut self, number: u64, target: &str, done: Option<&str>) {
         let selection = Selection { target: Some(target.to_owned()), ..Selection::default() };
         let request = Request { verb: Verb::Disconnect(selection), req_id: None };
         self.command(number, Command::Request(request));
@@ -418,8 +424,21 @@ impl Scene {
         };
         let answer = Answer::Moderation(Box::new(known));
         self.input(Input::Answer(ticket, Some(answer)));
-        self.commit()
     }
+}
+
+#[test]
+fn what_a_leaving_peer_asks_is_answered_behind_its_departure() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    scene.judge(1, "ben", None);
+    scene.results();
+    let verb = Verb::SetVisible { visible: false };
+    scene.command(2, Command::Request(Request { verb, req_id: Some("id".to_owned()) }));
+    assert!(scene.results().is_empty());
+    scene.commit();
+    assert_eq!(scene.results().len(), 2);
 }
 
 #[test]
