@@ -12,10 +12,11 @@ use protocol::{PresenceId, close};
 
 use super::audit::Chain;
 use super::delivery::Delivery;
-use super::facts::Facts;
-use super::io::{Effect, Held, Ms, Now};
+use super::facts::{Fact, Facts};
+use super::io::{Effect, Held, Ms, Now, Question};
 use super::moderation::Cooldowns;
 use super::pipeline::{Pipeline, Then};
+use super::query::Asked;
 use super::roster::{Hold, Lease, Record, Roster};
 use super::state::{Mesh, Phase};
 use super::status::Expiries;
@@ -59,6 +60,11 @@ impl Mesh {
             self.out.push(Effect::Close { conn, close: close::UNAVAILABLE });
         }
         self.out.push(Effect::Reset(self.epoch));
+        // Whoever attaches brings its grants along; whoever was here already does not.
+        if self.roster.iter().any(|(_, lease)| lease.conn().is_some()) {
+            self.facts.await_grants();
+            self.ask(Question::Grants, Asked::Fact(Fact::Grants));
+        }
         self.keep_beating(now);
     }
 

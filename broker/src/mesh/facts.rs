@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     grants: HashMap<MemberId, Grants>,
     topics: HashMap<String, Option<Arc<Topic>>>,
     read_at: HashMap<Fact, Ms>,
+    /// Until the store has told who lets whom write, nothing may leave.
+    awaits_grants: bool,
     /// Whoever waits for an answer of the store.
     waiting: HashMap<Fact, Vec<ConnId>>,
 }
@@ -45,6 +47,15 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn are_fresh(&self, fact: &Fact, now: Ms) -> bool {
         self.read_at.get(fact).is_some_and(|at| now.saturating_sub(*at) < FRESH_MS)
+    }
+
+    /// Peers are here whose grants this owner has not read: it must, before anything leaves.
+    pub(crate) fn await_grants(&mut self) {
+        self.awaits_grants = true;
+    }
+
+    pub(crate) fn awaits_grants(&self) -> bool {
+        self.awaits_grants
     }
 
     /// A connection waits. Answers whether nobody has asked yet.
@@ -62,6 +73,7 @@ impl Facts {
     pub(crate) fn learn_grants(&mut self, grants: Vec<(MemberId, Grants)>, now: Ms) {
         self.grants = grants.into_iter().collect();
         self.read_at.insert(Fact::Grants, now);
+        self.awaits_grants = false;
     }
 
     /// A member has come: its grants were read with it.

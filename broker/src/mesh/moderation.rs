@@ -49,7 +49,7 @@ impl Mesh {
     pub(super) fn moderate(&mut self, conn: ConnId, number: u64, request: &Request) {
         let Some(caller) = self.member_of(conn) else {
             let frame = error("forbidden", "not a member", request.req_id.clone());
-            return self.reply(conn, number, frame);
+            return self.too_late(conn, number, Some(frame));
         };
         let target = match &request.verb {
             Verb::Ban { target } => Some((target, false)),

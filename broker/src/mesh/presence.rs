@@ -32,7 +32,7 @@ impl Mesh {
             self.tell_status(now.mono, no, status, Source::Manual);
             self.keep(no, Then::Done { conn, number, frame: None, tell: None });
         } else {
-            self.out.push(Effect::Result { conn, number, frame: None });
+            self.too_late(conn, number, None);
         }
     }
 
@@ -82,7 +82,7 @@ impl Mesh {
         to: &Change<'_>,
     ) {
         let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) else {
-            return self.out.push(Effect::Result { conn, number, frame: None });
+            return self.too_late(conn, number, None);
         };
         if let Err(text) = lease.change(to) {
             let frame = req_id.map(|id| error("invalid", &text, Some(id)));
@@ -97,6 +97,12 @@ impl Mesh {
             _ => None,
         };
         self.keep(no, Then::Done { conn, number, frame, tell });
+    }
+
+    /// The lease is leaving, by a moderator's word. Should that not become durable, it stays, and
+    /// its edge asks again.
+    pub(super) fn too_late(&mut self, conn: ConnId, number: u64, frame: Option<Frame>) {
+        self.pipeline.push(Vec::new(), Then::Done { conn, number, frame, tell: None });
     }
 
     /// Saves a lease, unless it is leaving: then there is nothing to come back to.

@@ -106,6 +106,7 @@ impl Mesh {
     /// The store has told what sends waited for, or could not.
     pub(super) fn informed(&mut self, now: Now, fact: Fact, answer: Option<Answer>) {
         let waiting = self.facts.answered(&fact);
+        let told = answer.is_some();
         match (fact, answer) {
             (Fact::Grants, Some(Answer::Grants(grants))) => {
                 self.facts.learn_grants(grants, now.mono);
@@ -123,6 +124,10 @@ impl Mesh {
                     }
                 }
             }
+        }
+        let asking = |asked: &Asked| matches!(asked, Asked::Fact(Fact::Grants));
+        if !told && self.facts.awaits_grants() && !self.asked.values().any(asking) {
+            self.ask(Question::Grants, Asked::Fact(Fact::Grants));
         }
         for conn in waiting {
             self.go_on(now, conn);

@@ -197,9 +197,11 @@ impl Mesh {
     /// a batch of inputs: deliveries and the next commit are worked out once for all of them.
     pub fn drain(&mut self, now: Now) -> Vec<Effect> {
         if self.phase == Phase::Active {
-            let mut wanted = Vec::new();
-            self.delivery.pump(now.mono, &mut wanted);
-            self.carry_out(wanted);
+            if !self.facts.awaits_grants() {
+                let mut wanted = Vec::new();
+                self.delivery.pump(now.mono, &mut wanted);
+                self.carry_out(wanted);
+            }
             if let Some(mut units) = self.pipeline.next() {
                 self.chain.seal(&self.id, &mut units);
                 let commit = MeshCommit { mesh: self.id.clone(), epoch: self.epoch, units };

@@ -10,8 +10,8 @@ use super::io::{
 };
 use super::{Limits, Mesh, StatusLimits};
 use crate::model::{
-    Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Member, MeshCommit, Moderation,
-    Outcome, Recipient, Seq, Write,
+    Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Lane, Member, MeshCommit,
+    Moderation, Outcome, QueueId, Recipient, Seq, Write,
 };
 
 const LIMITS: Limits = Limits {
@@ -240,6 +240,34 @@ fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
 }
 
 #[test]
+fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let held = scene.attached();
+    let row = scene.mesh.roster.iter().map(|(_, lease)| lease.row()).next().unwrap();
+    scene.input(Input::CommitUnknown);
+    let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
+    let queue = QueueId { recipient: Recipient::Member("ana".into()), lane: Lane::Normal };
+    let activation = Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
+    let now = Now { mono: scene.now, wall: 1_800_000_000_000 };
+    let activation = Some(Box::new(activation));
+    scene.mesh.apply(now, Input::Activated { activation, entropy: 7, held });
+    let mut asked = Vec::new();
+    // The first time the store cannot say.
+    for answer in [None, Some(Answer::Grants(Vec::new()))] {
+        for effect in scene.mesh.drain(now) {
+            if let Effect::Ask(ticket, question) = effect {
+                asked.push(question);
+                scene.mesh.apply(now, Input::Answer(ticket, answer.clone()));
+            }
+        }
+    }
+    assert_eq!(asked, [Question::Grants, Question::Grants]);
+    let pages = scene.mesh.drain(now).into_iter();
+    assert_eq!(pages.filter(|e| matches!(e, Effect::Ask(_, Question::Page { .. }))).count(), 1);
+}
+
+#[test]
 fn a_contested_key_is_taken_over_where_there_is_no_room_beside_it() {
     let mut scene = Scene::new();
     scene.greet(1, "ben");
@@ -373,6 +401,12 @@ fn of_two_with_one_key_the_second_waits_for_the_first() {
 
 impl Scene {
     fn kick(&mut self, number: u64, target: &str, done: Option<&str>) -> Vec<Write> {
+        self.judge(number, target, done);
+        self.commit()
+    }
+
+    /// The store has said that the caller may.
+    fn judge(&mut self, number: u64, target: &str, done: Option<&str>) {
         let selection = Selection { target: Some(target.to_owned()), ..Selection::default() };
         let request = Request { verb: Verb::Disconnect(selection), req_id: None };
         self.command(number, Command::Request(request));
@@ -390,8 +424,21 @@ impl Scene {
         };
         let answer = Answer::Moderation(Box::new(known));
         self.input(Input::Answer(ticket, Some(answer)));
-        self.commit()
     }
+}
+
+#[test]
+fn what_a_leaving_peer_asks_is_answered_behind_its_departure() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(2, "ben");
+    scene.judge(1, "ben", None);
+    scene.results();
+    let verb = Verb::SetVisible { visible: false };
+    scene.command(2, Command::Request(Request { verb, req_id: Some("id".to_owned()) }));
+    assert!(scene.results().is_empty());
+    scene.commit();
+    assert_eq!(scene.results().len(), 2);
 }
 
 #[test]
