@@ -86,6 +86,8 @@ async fn each_verb_answers_nonsense(kind: Kind) {
         assert!(error["code"].is_string() && error["id"] == error["_reqId"], "{error}");
         assert_ne!(error["code"], "unknown_message_type");
     }
+    // What hid it was no nonsense: `visible` left out.
+    eve.ask(json!({"type": "set_visible", "visible": true})).await;
     assert_eq!(ana.peers().await.len(), 3);
 }
 
