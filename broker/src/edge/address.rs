@@ -8,8 +8,9 @@ use axum::http::{HeaderMap, HeaderName};
 
 use crate::mesh::io::Ms;
 
-/// Addresses remembered at once. Beyond it, those that have been quiet are forgotten.
-const ADDRESSES: usize = 16_384;
+/// Addresses remembered at once: some 4 MiB. Beyond it all begin anew, for whoever has so many is
+/// not held by a limit for each, and others must not pay for it.
+const ADDRESSES: usize = 65_536;
 
 /// The client's address: what the proxy in front says in `header`, if there is one, else the
 /// socket's. One household of IPv6 is one client: the upper 64 bits count.
@@ -44,10 +45,7 @@ impl PerAddress {
         let full = self.per_minute * TOKEN;
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= ADDRESSES && !buckets.contains_key(&address) {
-            buckets.retain(|_, (_, since)| now.saturating_sub(*since) < TOKEN);
-            if buckets.len() >= ADDRESSES {
-                return false;
-            }
+            buckets.clear();
         }
         let (grains, since) = buckets.entry(address).or_insert((full, now));
         let earned = now.saturating_sub(*since).saturating_mul(self.per_minute);

@@ -10,11 +10,11 @@ use std::collections::hash_map::Entry;
 use protocol::client::Status;
 use protocol::{PresenceId, close};
 
+use super::attach::BRIEF_MS;
 use super::audit::Chain;
 use super::delivery::Delivery;
 use super::facts::{Fact, Facts};
 use super::io::{Effect, Held, Ms, Now, Question};
-use super::moderation::Cooldowns;
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
 use super::roster::{Hold, Lease, Record, Roster};
@@ -28,6 +28,8 @@ const BACKOFF_MS: (Ms, Ms) = (100, 5_000);
 impl Mesh {
     pub(super) fn activated(&mut self, now: Now, from: Activation, entropy: u128, held: Vec<Held>) {
         self.phase = Phase::Active;
+        // Nobody else has owned it in between: what was told under the epoch before counts.
+        let again = self.epoch > 0 && from.epoch == self.epoch + 1;
         self.epoch = from.epoch;
         self.floor = from.epoch;
         self.seq = from.tail;
@@ -36,7 +38,7 @@ impl Mesh {
         self.generations = 0;
         self.chain = Chain::after(from.audit_hash);
         self.pipeline = Pipeline::default();
-        self.roster = Roster::default();
+        let before = std::mem::take(&mut self.roster);
         self.delivery = Delivery::load(from.queues, self.delivery.tickets());
         self.arrivals.clear();
         self.late.clear();
@@ -45,8 +47,6 @@ impl Mesh {
         self.inbound.clear();
         self.facts = Facts::default();
         self.expiries = Expiries::default();
-        self.cooldowns = Cooldowns::default();
-        self.revoked.clear();
         self.news.clear();
         self.beat_at = None;
         let mut held = self.newest(held);
@@ -66,6 +66,33 @@ impl Mesh {
             self.ask(Question::Grants, Asked::Fact(Fact::Grants));
         }
         self.keep_beating(now);
+        if again {
+            self.catch_up(now, before);
+        }
+    }
+
+    /// A commit of unknown outcome may have brought joins and departures that nobody was told of.
+    fn catch_up(&mut self, now: Now, before: Roster) {
+        for old in before.into_leases() {
+            let Some(no) = self.roster.of_presence(&old.presence) else {
+                if old.announced {
+                    let draw = self.draw();
+                    let told = self.told_of(now, "peer_left", &old, draw);
+                    self.out.extend(told);
+                }
+                continue;
+            };
+            let Some(lease) = self.roster.get_mut(no) else { continue };
+            lease.announced = old.announced;
+            lease.greeted = old.greeted;
+            lease.saved = old.saved;
+            lease.heard = old.heard;
+            if self.is_brief(no) {
+                self.news.insert((now.mono + BRIEF_MS, no));
+            } else if !old.announced {
+                self.announce_arrival(now, no);
+            }
+        }
     }
 
     /// A line that was displaced may not be gone yet: of those that hold a presence, the newest.

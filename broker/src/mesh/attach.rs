@@ -30,6 +30,7 @@ const BRIEF_CHANNEL: &str = "claude-code";
 /// A hello on its way in.
 #[derive(Debug)]
 pub(crate) struct Arrival {
+    conn: ConnId,
     pub(super) number: u64,
     attach: Attach,
     identity: Option<Identity>,
@@ -51,7 +52,8 @@ impl Rejection {
 impl Mesh {
     /// Who is it? The store knows, and is asked each time: members are added and removed beside us.
     pub(super) fn arrive(&mut self, conn: ConnId, number: u64, attach: &Attach) {
-        self.arrivals.insert(conn, Arrival { number, attach: attach.clone(), identity: None });
+        let attach = attach.clone();
+        self.arrivals.insert(conn, Arrival { conn, number, attach, identity: None });
         self.identify(conn);
     }
 
@@ -121,7 +123,7 @@ impl Mesh {
         let number = arrival.number;
         let Some(identity) = arrival.identity.clone() else { return };
         let member = match check(&mut arrival.attach, &identity) {
-            Ok(member) if self.revoked.contains(&member.id) => Err(revoked(&identity)),
+            Ok(member) if self.revoked.contains_key(&member.id) => Err(revoked(&identity)),
             checked => checked,
         };
         let member = match member {
@@ -138,6 +140,12 @@ impl Mesh {
             self.arrivals.insert(conn, arrival);
             self.late.entry(no).or_default().push(conn);
             return;
+        }
+        if let Found::Lease(no) = found
+            && self.roster.get(no).is_some_and(|lease| lease.record.member != member.id)
+        {
+            // The key was invited anew: who it was has left.
+            return self.give_way(now, no, arrival);
         }
         let full = self.roster.len() >= self.limits.capacity;
         let found = match found {
@@ -164,6 +172,16 @@ impl Mesh {
                 self.join(now, conn, number, (&arrival.attach, key, true), &member, &identity);
             }
         }
+    }
+
+    /// A lease ends for one that is to follow it.
+    fn give_way(&mut self, now: Now, no: LeaseNo, follower: Arrival) {
+        let held = self.roster.get(no).and_then(Lease::conn);
+        let conns = held.map(|conn| (conn, close::SESSION_REPLACED)).into_iter().collect();
+        self.leave(now, no, Left { conns, ..Left::default() });
+        let conn = follower.conn;
+        self.arrivals.insert(conn, follower);
+        self.late.entry(no).or_default().push(conn);
     }
 
     fn next_generation(&mut self) -> Generation {
@@ -236,9 +254,12 @@ impl Mesh {
         let mut writes = vec![Write::SaveLease(lease.row())];
         writes.extend(recorded_key(&lease.record));
         // The reference leaves the profile out of a session's reattach; clients take either.
-        let member = identity.member.as_ref().filter(|_| !lease.record.proven);
-        let ack = Box::new(hello_ack(lease, member, identity));
-        self.pipeline.push(writes, Then::Attached { no, conn, number, ack });
+        let member = identity.member.as_ref().filter(|_| !lease.record.proven || !lease.greeted);
+        let mut ack = hello_ack(lease, member, identity);
+        if !lease.greeted {
+            ack.restored = lease.saved.as_ref().map(|saved| restored(saved, attach));
+        }
+        self.pipeline.push(writes, Then::Attached { no, conn, number, ack: Box::new(ack) });
     }
 
     /// A lease enters the rooms that know leases.
@@ -272,6 +293,7 @@ impl Mesh {
         let held =
             Held { conn, presence: lease.presence.clone(), generation: lease.record.generation };
         if lease.conn() == Some(conn) {
+            lease.greeted = true;
             self.roster.hold(no, Hold::Online { conn, answered: true });
             let frame = Frame::HelloAck(Box::new(ack));
             self.out.push(Effect::Count(Count::Connected));
@@ -321,9 +343,9 @@ impl Mesh {
     }
 
     /// The grace is over: write the departure.
-    pub(super) fn leave(&mut self, now: Now, no: LeaseNo) {
+    pub(super) fn leave(&mut self, now: Now, no: LeaseNo, left: Left) {
         let writes = self.departure(now, no);
-        let left = Left { leases: vec![no], ..Left::default() };
+        let left = Left { leases: vec![no], ..left };
         self.pipeline.push(writes, Then::Left(Box::new(left)));
     }
 
@@ -359,17 +381,29 @@ impl Mesh {
     /// Tells the others. A session concerns everybody, and so does who can be seen; a member's own
     /// connection that comes or goes is no news to its siblings.
     pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
+        let draw = self.draw();
         let Some(subject) = self.roster.get(no) else { return };
+        let told = self.told_of(now, event, subject, draw);
+        self.out.extend(told);
+    }
+
+    /// The event, for all whom it concerns, if there is anybody.
+    pub(super) fn told_of(
+        &self,
+        now: Now,
+        event: &'static str,
+        subject: &Lease,
+        draw: u128,
+    ) -> Option<Effect> {
         let all = subject.record.proven || matches!(event, "peer_visible" | "peer_hidden");
         let concerned = |other: &Lease| all || other.record.member != subject.record.member;
-        let others = self.roster.iter().filter(|(other, lease)| *other != no && concerned(lease));
+        let other = |lease: &Lease| lease.presence != subject.presence && concerned(lease);
+        let others = self.roster.iter().filter(|(_, lease)| other(lease));
         let conns: Vec<_> = others.filter_map(|(_, lease)| lease.listening()).collect();
-        if !conns.is_empty() {
-            let draw = self.draw();
-            let Some(subject) = self.roster.get(no) else { return };
+        (!conns.is_empty()).then(|| {
             let frame = Arc::new(events::presence(&self.id, event, subject, draw, now));
-            self.out.push(Effect::Broadcast { conns, frame });
-        }
+            Effect::Broadcast { conns, frame }
+        })
     }
 }
 

@@ -101,17 +101,28 @@ impl Delivery {
         let Some(outlet) = self.outlets.get_mut(&no) else { return };
         outlet.online = true;
         outlet.by_pong = by_pong && !outlet.acks;
-        let member = outlet.member.clone();
-        for recipient in outlet.sources() {
-            for lane in Lane::ALL {
-                let id = QueueId { recipient: recipient.clone(), lane };
-                if let Some(queue) = self.queues.get_mut(&id) {
-                    self.bytes -= queue.recall();
-                }
-            }
+        let [own, member] = outlet.sources();
+        let id = outlet.member.clone();
+        self.choose_holder(&id);
+        self.recall(&own);
+        // Another may be in the middle of the member's queue.
+        if self.holder(&id) == Some(no) {
+            self.recall(&member);
         }
         self.dirty.insert(no);
-        self.choose_holder(&member);
+    }
+
+    fn recall(&mut self, recipient: &Recipient) {
+        for lane in Lane::ALL {
+            let id = QueueId { recipient: recipient.clone(), lane };
+            if let Some(queue) = self.queues.get_mut(&id) {
+                self.bytes -= queue.recall();
+            }
+        }
+    }
+
+    fn holder(&self, member: &MemberId) -> Option<LeaseNo> {
+        self.members.get(member).and_then(|(_, holder)| *holder)
     }
 
     /// A lease has no connection.
@@ -121,6 +132,8 @@ impl Delivery {
         outlet.online = false;
         let member = outlet.member.clone();
         self.choose_holder(&member);
+        // What was its member's waits for whoever drains that now.
+        self.dirty.extend(self.holder(&member));
     }
 
     /// A lease has ended. Its own queue stays in the store; if it was `inherited`, by the member.
@@ -318,13 +331,25 @@ impl Delivery {
 
     /// Everything an outlet pushed and nobody confirmed waits again.
     fn revert(&mut self, no: LeaseNo) {
+        if let Some(outlet) = self.outlets.get_mut(&no) {
+            outlet.probe = None;
+        }
+        self.revert_of(no, |_| true);
+    }
+
+    fn revert_of(&mut self, no: LeaseNo, wanted: impl Fn(&Recipient) -> bool) {
         let Some(outlet) = self.outlets.get_mut(&no) else { return };
-        let overdue = std::mem::take(&mut outlet.overdue).into_values().map(|(_, place)| place);
-        let fresh = std::mem::take(&mut outlet.fresh);
-        outlet.bytes = 0;
-        outlet.probe = None;
-        for place in fresh.into_values().chain(overdue) {
-            if let Some(queue) = self.queues.get_mut(&place.queue) {
+        let fresh = outlet.fresh.extract_if(.., |_, place| wanted(&place.queue.recipient));
+        let fresh: Vec<Place> = fresh.map(|(_, place)| place).collect();
+        let overdue = outlet.overdue.extract_if(.., |_, (_, place)| wanted(&place.queue.recipient));
+        let overdue: Vec<Place> = overdue.map(|(_, (_, place))| place).collect();
+        let queues = &mut self.queues;
+        for place in &fresh {
+            let envelope = queues.get(&place.queue).and_then(|queue| queue.get(place.seq));
+            outlet.bytes = outlet.bytes.saturating_sub(envelope.map_or(0, |e| e.bytes()));
+        }
+        for place in fresh.into_iter().chain(overdue) {
+            if let Some(queue) = queues.get_mut(&place.queue) {
                 queue.revert(place.seq);
             }
         }
@@ -345,9 +370,15 @@ impl Delivery {
             let busy = |no: &LeaseNo| order(no).map(|(one_shot, busy, _)| (one_shot, busy));
             best.is_none_or(|best| busy(held) <= busy(&best))
         });
-        if !stays {
-            *holder = best;
-            self.dirty.extend(*holder);
+        if stays {
+            return;
+        }
+        let before = std::mem::replace(holder, best);
+        self.dirty.extend(best);
+        // Behind the back of whoever drains the queue now, it would come later than what follows.
+        if let Some(before) = before {
+            let queue = Recipient::Member(member.clone());
+            self.revert_of(before, |recipient| *recipient == queue);
         }
     }
 

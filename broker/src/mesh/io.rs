@@ -471,12 +471,36 @@ impl ToEdge {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Push { envelope, .. } => envelope.bytes(),
-            Self::Result { frame: Some(Frame::PeersList { peers, .. }), .. } => {
-                peers.iter().map(row_bytes).sum()
-            }
+            Self::Result { frame: Some(frame), .. } => reply_bytes(frame),
             Self::Attached { .. } | Self::Event(_) => 1024,
             _ => 256,
         }
+    }
+}
+
+/// A reply: most are small, lists are as long as what they list.
+fn reply_bytes(frame: &Frame) -> usize {
+    let own = match frame {
+        Frame::PeersList { peers, .. } => peers.iter().map(row_bytes).sum(),
+        Frame::AuditResult { entries, .. } => {
+            entries.iter().map(|entry| 256 + json_bytes(&entry.payload)).sum()
+        }
+        Frame::ListBansResult { bans, .. } => bans.iter().map(|ban| 192 + ban.name.len()).sum(),
+        Frame::MessageStatusResult(status) => status.recipients.len() * 256,
+        Frame::KickAck(ended) | Frame::DisconnectAck(ended) => ended.kicked.len() * 512,
+        _ => 0,
+    };
+    256 + own
+}
+
+/// What a value holds, near enough.
+fn json_bytes(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    32 + match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(json_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, v)| name.len() + json_bytes(v)).sum(),
+        _ => 0,
     }
 }
 

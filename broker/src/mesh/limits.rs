@@ -37,6 +37,15 @@ const TOKEN: u64 = 60_000;
 pub(crate) struct Buckets(HashMap<MemberId, (u64, Ms)>);
 
 impl Buckets {
+    /// Whether there is a token to take.
+    pub(crate) fn has(&self, member: &MemberId, limits: &Limits, now: Ms) -> bool {
+        let rate = u64::from(limits.send_rate);
+        rate == 0
+            || self.0.get(member).is_none_or(|(grains, since)| {
+                grains + now.saturating_sub(*since).saturating_mul(rate) >= TOKEN
+            })
+    }
+
     /// Takes a token, if there is one.
     pub(crate) fn take(&mut self, member: &MemberId, limits: &Limits, now: Ms) -> bool {
         if limits.send_rate == 0 {

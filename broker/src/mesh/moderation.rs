@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use protocol::client::{Request, Selection, Verb};
 use protocol::server::{self, Ended, Frame};
 use protocol::{Close, MemberId, close, time};
+use router::link::RESULT_TIMEOUT_MS;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -19,6 +20,10 @@ use super::query::{Asked, NoAnswer, error};
 use super::roster::{Lease, LeaseNo};
 use super::state::Mesh;
 use crate::model::{Ban, Member, Moderation, Target, Write};
+
+/// How long what was read of a member before its ban may be on its way: the wait for an answer,
+/// and a read that began at its end.
+const REVOKED_MS: Ms = 2 * RESULT_TIMEOUT_MS;
 
 /// Session keys that were kicked, and until when they stay out.
 #[derive(Debug, Default)]
@@ -150,7 +155,7 @@ impl Mesh {
                 self.cooldowns.start(&lease.record.key, now.mono, self.limits.kick_cooldown_ms);
             }
         }
-        let reply = Some((conn, number, done.frame(request)));
+        let reply = Some((conn, number, Some(done.frame(request))));
         let (mut writes, left) = self.end(now, ended, close, Left { reply, ..Left::default() });
         writes.push(done.write(conn, number));
         self.pipeline.push(writes, Then::Left(Box::new(left)));
@@ -214,13 +219,17 @@ impl Mesh {
         if matching.iter().any(|member| member.owner) {
             return Err(("forbidden", "the owner cannot be banned".to_owned()));
         }
-        let members: HashSet<MemberId> = matching.iter().map(|member| member.id.clone()).collect();
-        let theirs = |lease: &Lease| members.contains(&lease.record.member) && lease.is_eligible();
-        let leases = self.roster.iter().filter(|(_, lease)| theirs(lease));
+        // A key may have several rows: what holds for one holds for all of them.
+        let mut members: HashSet<MemberId> = matching.iter().map(|m| m.id.clone()).collect();
+        let theirs = |lease: &Lease| lease.record.member_pubkey == found.pubkey;
+        let leases = self.roster.iter().filter(|(_, l)| theirs(l) && l.is_eligible());
+        let leases = leases.inspect(|(_, lease)| {
+            members.insert(lease.record.member.clone());
+        });
         let (leases, presences): (Vec<_>, Vec<_>) =
             leases.map(|(no, lease)| (no, lease.presence.clone())).unzip();
         let done = Done { names: vec![found.display_name.clone()], skipped: Vec::new() };
-        let reply = Some((conn, number, done.frame(request)));
+        let reply = Some((conn, number, Some(done.frame(request))));
         let banned = members.iter().cloned().collect();
         let left = Left { reply, banned, ..Left::default() };
         let (mut writes, left) = self.end(now, leases, close::BANNED, left);
@@ -228,7 +237,7 @@ impl Mesh {
             writes.push(Write::Revoke { member: member.clone(), at: now.wall });
             let presences = presences.clone();
             writes.push(Write::Purge { member: member.clone(), presences });
-            self.revoked.insert(member);
+            self.revoked.insert(member, now.mono + REVOKED_MS);
         }
         let payload = json!({ "target": found.display_name, "targetPubkey": found.pubkey });
         writes.extend(self.audited(conn, "member_banned", &payload, now));

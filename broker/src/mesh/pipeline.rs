@@ -59,8 +59,8 @@ pub(crate) struct Left {
     pub(crate) leases: Vec<LeaseNo>,
     /// Connections that end with them.
     pub(crate) conns: Vec<(ConnId, Close)>,
-    /// What the command that caused it is answered.
-    pub(crate) reply: Option<(ConnId, u64, Frame)>,
+    /// The command that caused it, and what that is answered.
+    pub(crate) reply: Option<(ConnId, u64, Option<Frame>)>,
     /// Members of whom nothing is to be delivered any more, nor to them.
     pub(crate) banned: Vec<MemberId>,
 }
@@ -150,6 +150,8 @@ fn client_key(unit: &Unit) -> Option<(&MemberId, &str)> {
 fn size(unit: &Unit) -> usize {
     let size = |write: &Write| match write {
         Write::Accept(accept) => accept.envelope.bytes(),
+        Write::SaveLease(row) => 256 + row.body.len(),
+        Write::Audit(row) => 256 + row.payload.len(),
         _ => 256,
     };
     unit.0.iter().map(size).sum()

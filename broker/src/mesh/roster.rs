@@ -106,6 +106,8 @@ pub(crate) struct Lease {
     pub(crate) joined: bool,
     /// The others have been told that it is here.
     pub(crate) announced: bool,
+    /// Its hello has been answered, once at least.
+    pub(crate) greeted: bool,
     /// What its member left when it was last here.
     pub(crate) saved: Option<SavedState>,
     /// When its status was last told.
@@ -137,6 +139,7 @@ impl Lease {
             hold,
             joined,
             announced: joined,
+            greeted: joined,
             saved: None,
             status_since: now,
             heard: now,
@@ -283,6 +286,11 @@ impl Roster {
 
     pub(crate) fn get_mut(&mut self, no: LeaseNo) -> Option<&mut Lease> {
         self.leases.get_mut(&no)
+    }
+
+    /// Everybody, for good.
+    pub(crate) fn into_leases(self) -> impl Iterator<Item = Lease> {
+        self.leases.into_values()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LeaseNo, &Lease)> {

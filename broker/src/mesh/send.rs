@@ -69,7 +69,12 @@ impl Mesh {
             return self.refuse_unavailable(conn, number, send.id.clone());
         }
         let fact = Fact::for_target(&send.target_spec);
-        if !self.facts.are_fresh(&fact, now.mono) {
+        // Who may send nothing now is not worth a question.
+        let moneyed = self
+            .roster
+            .get(no)
+            .is_some_and(|lease| self.buckets.has(&lease.record.member, &self.limits, now.mono));
+        if moneyed && !self.facts.are_fresh(&fact, now.mono) {
             return self.wait_for(fact, conn, number, command);
         }
         let key = accept_key(send, conn, number);
@@ -372,6 +377,8 @@ impl Mesh {
         let Undecided { conn, number, command, key, refusal, .. } = undecided;
         let Command::Send(send) = &*command else { return };
         let reached = identity.map(|known| known.and_then(|known| absent(&known, send)));
+        let gone = |reached: &Reached| self.revoked.contains_key(&reached.1);
+        let reached = reached.map(|found| found.filter(|reached| !gone(reached)));
         match (reached, self.roster.of_conn(conn)) {
             (Ok(Some(reached)), Some(no)) => {
                 let sender = self.roster.get(no).map(|lease| lease.sender.clone());

@@ -7,7 +7,7 @@
 //! [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
 //! [`query`](super::query) say what each command does.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use protocol::client::{Request, Verb};
@@ -72,8 +72,9 @@ pub struct Mesh {
     pub(super) facts: Facts,
     pub(super) expiries: Expiries,
     pub(super) cooldowns: Cooldowns,
-    /// Members removed under this epoch: what was read of them before may still be on its way.
-    pub(super) revoked: HashSet<MemberId>,
+    /// Members removed a moment ago, and until when what was read of them before may still be on
+    /// its way.
+    pub(super) revoked: HashMap<MemberId, Ms>,
     /// Presences that are not announced yet, and when they will be.
     pub(super) news: BTreeSet<(Ms, LeaseNo)>,
     pub(super) arrivals: BTreeMap<ConnId, Arrival>,
@@ -110,7 +111,7 @@ impl Mesh {
             facts: Facts::default(),
             expiries: Expiries::default(),
             cooldowns: Cooldowns::default(),
-            revoked: HashSet::new(),
+            revoked: HashMap::new(),
             news: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             late: BTreeMap::new(),
@@ -165,6 +166,9 @@ impl Mesh {
 
     /// Takes one input in. What it causes is collected by [`drain`](Self::drain).
     pub fn apply(&mut self, now: Now, input: Input) {
+        if !self.revoked.is_empty() {
+            self.revoked.retain(|_, until| *until > now.mono);
+        }
         match input {
             Input::Activated { activation: Some(activation), entropy, held } => {
                 self.activated(now, *activation, entropy, held);
@@ -238,6 +242,9 @@ impl Mesh {
 
     /// Grants are asked again when an envelope leaves: it may have waited for days.
     fn admits(&self, lease: &Lease, envelope: &Envelope) -> bool {
+        if self.revoked.contains_key(&envelope.sender.member) {
+            return false;
+        }
         let wanted = envelope.capability();
         wanted.is_none_or(|cap| self.facts.allow(&lease.record.member, &envelope.sender, cap))
     }
@@ -258,7 +265,7 @@ impl Mesh {
             Phase::Pausing { until } if until <= now.mono => self.activate(),
             Phase::Active => {
                 while let Some(no) = self.roster.over(now.mono) {
-                    self.leave(now, no);
+                    self.leave(now, no, Left::default());
                 }
                 while self.end_working(now.mono) {}
                 while let Some((at, no)) = self.news.first().copied().filter(|n| n.0 <= now.mono) {
@@ -367,8 +374,8 @@ impl Mesh {
         self.out.extend(self.arrivals.remove(&conn).map(|arrival| done(arrival.number)));
         match self.roster.of_conn(conn) {
             Some(no) if clean && self.is_brief(no) => {
-                self.out.extend(number.map(done));
-                self.leave(now, no);
+                let reply = number.map(|number| (conn, number, None));
+                self.leave(now, no, Left { reply, ..Left::default() });
             }
             Some(no) => self.away(
                 now,
@@ -454,7 +461,7 @@ impl Mesh {
             self.delivery.forget_member(member);
         }
         if let Some((conn, number, frame)) = left.reply {
-            self.reply(conn, number, frame);
+            self.out.push(Effect::Result { conn, number, frame });
         }
         for (conn, close) in left.conns {
             self.out.push(Effect::Close { conn, close });
@@ -479,7 +486,12 @@ impl Mesh {
             (Then::Done { conn, number, .. }, _) => {
                 self.out.push(Effect::Result { conn, number, frame: None });
             }
-            (Then::Settled | Then::Left(_), _) => {}
+            (Then::Left(left), _) => {
+                if let Some((conn, number, _)) = left.reply {
+                    self.out.push(Effect::Result { conn, number, frame: None });
+                }
+            }
+            (Then::Settled, _) => {}
         }
     }
 

@@ -248,7 +248,8 @@ fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
     scene.input(Input::CommitUnknown);
     let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
     let queue = QueueId { recipient: Recipient::Member("ana".into()), lane: Lane::Normal };
-    let activation = Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
+    let activation =
+        Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
     let now = Now { mono: scene.now, wall: 1_800_000_000_000 };
     let activation = Some(Box::new(activation));
     scene.mesh.apply(now, Input::Activated { activation, entropy: 7, held });

@@ -57,7 +57,9 @@ pub(crate) enum Up {
     Text(String),
     Pong(u64),
     /// With a close frame, or without a word.
-    Closed { clean: bool },
+    Closed {
+        clean: bool,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -246,7 +246,7 @@ impl World {
 }
 
 fn is_poison(unit: &Unit) -> bool {
-    unit.0.iter().any(|write| {
-        matches!(write, Write::Accept(a) if a.envelope.ciphertext.starts_with("poison"))
-    })
+    unit.0.iter().any(
+        |write| matches!(write, Write::Accept(a) if a.envelope.ciphertext.starts_with("poison")),
+    )
 }
