@@ -13,7 +13,9 @@ impl SimStore {
     /// The answer as of `wall`.
     pub(crate) fn answer(&self, wall: i64, question: &Question) -> Answer {
         match question {
-            Question::Identity(claim) => Answer::Identity(Some(Box::new(self.identify(wall, claim)))),
+            Question::Identity(claim) => {
+                Answer::Identity(Some(Box::new(self.identify(wall, claim))))
+            }
             Question::Grants => Answer::Grants(self.grants()),
             Question::Topic { spec } => {
                 let living = |member: &MemberId| !self.now.members[member].revoked;

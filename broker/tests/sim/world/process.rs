@@ -1,13 +1,17 @@
 //! A process: its mesh, its connections, its death.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use broker::mesh::Mesh;
-use broker::mesh::io::{Effect, Input, ToEdge};
+use broker::mesh::io::{Command, ConnId, Effect, Input, Numbered, ToEdge};
 use broker::model::Outcome;
 use protocol::MeshId;
+use protocol::client::{Request, Verb};
+use protocol::server::{Frame, Peer};
 
 use super::{Down, Event, Process, Work, World};
+use crate::check::Outlet;
 use crate::client::MESH;
 use crate::faults::{Fault, Planted};
 
@@ -123,7 +127,7 @@ impl World {
         process.and_then(|p| self.processes.get(&p)).is_some_and(|p| p.frozen)
     }
 
-    pub(super) fn input(&mut self, process: u64, input: Input) {
+    pub(crate) fn input(&mut self, process: u64, input: Input) {
         if let Some(state) = self.processes.get_mut(&process) {
             state.inbox.push_back(input);
             self.step_soon(process);
@@ -158,6 +162,7 @@ impl World {
         process.mesh.apply(now, Input::Tick);
         let mut effects = process.mesh.drain(now);
         let deadline = process.mesh.deadline();
+        self.judge_pushes(id, &mut effects);
         if self.planted == Some(Planted::PushesSwapped) {
             swap_pushes(&mut effects);
         }
@@ -173,6 +178,55 @@ impl World {
             }
         }
         self.check.bounds(self.now, self.processes.get(&id).map(|p| &p.mesh));
+    }
+
+    /// What leaves must be allowed to, and disturb nobody who does not want to be. What the owner
+    /// says of everybody's status is asked as a peer would ask.
+    fn judge_pushes(&mut self, id: u64, effects: &mut Vec<Effect>) {
+        if self.store.now.owner != id {
+            return;
+        }
+        let mut disturbed = Vec::new();
+        for effect in effects.iter() {
+            let Effect::Push { conn, envelope, .. } = effect else { continue };
+            let open = self.processes.get(&id).and_then(|process| process.open.get(conn));
+            let Some((socket, state)) = open.and_then(|s| Some((*s, self.sockets.get(s)?))) else {
+                continue;
+            };
+            let to = Outlet { socket, identity: state.identity, client: state.client };
+            let session = self.clients[to.client].session_of(to.identity);
+            if self.check.leaves(self.now, &to, envelope) {
+                disturbed.push(session);
+            }
+        }
+        if !disturbed.is_empty() {
+            let peers = self.peers(id, effects);
+            self.check.disturbed(self.now, &disturbed, &peers);
+        }
+    }
+
+    /// Everybody visible, as the owner sees them now.
+    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<Effect>) -> Vec<Peer> {
+        let now = self.time();
+        let conn = ConnId { process: u64::MAX, number: self.fresh() };
+        let Some(process) = self.processes.get_mut(&id) else { return Vec::new() };
+        let Some(epoch) = process.mesh.serving() else { return Vec::new() };
+        let command = Arc::new(Command::Request(Request { verb: Verb::ListPeers, req_id: None }));
+        let asked = Numbered { conn, epoch, base: 0, number: 0, command };
+        process.mesh.apply(now, Input::Command(asked));
+        process.mesh.apply(now, Input::Lost(conn));
+        let mut seen = Vec::new();
+        for effect in process.mesh.drain(now) {
+            match effect {
+                Effect::Result {
+                    conn: to, frame: Some(Frame::PeersList { peers, .. }), ..
+                } if to == conn => {
+                    seen = peers;
+                }
+                other => effects.push(other),
+            }
+        }
+        seen
     }
 
     pub(super) fn carry_out(&mut self, id: u64, effect: Effect) {
@@ -209,6 +263,7 @@ impl World {
                     {
                         socket.lost_at = None;
                         self.check.attached(socket.identity, *id);
+                        self.check.line_attached(self.now, *id);
                     }
                 }
                 self.tell(id, conn, ToEdge::Attached { held, number, frame });
