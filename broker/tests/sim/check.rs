@@ -143,6 +143,17 @@ impl Checker {
         self.saved.left_group(identity);
     }
 
+    /// Others are told of a presence.
+    pub(crate) fn announced(&mut self, now: u64, event: &str, data: &Value) {
+        let key = data["pubkey"].as_str().unwrap_or_default();
+        let verdict = self.presences.announced(now, event, key);
+        self.note("P5", now, verdict);
+    }
+
+    pub(crate) fn goodbye_read(&mut self, now: u64, identity: u64) {
+        self.presences.goodbye_read(now, identity);
+    }
+
     pub(crate) fn said_goodbye(&mut self, identity: u64) {
         self.presences.said_goodbye(identity);
     }
@@ -195,8 +206,8 @@ impl Checker {
     }
 
     /// The server has attached a client's connection.
-    pub(crate) fn attached(&mut self, identity: u64, socket: u64) {
-        self.presences.attached(identity, socket);
+    pub(crate) fn attached(&mut self, now: u64, identity: u64, socket: u64) {
+        self.presences.attached(now, identity, socket);
     }
 
     /// The client has read that it is attached.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use broker::model::Recipient;
 use protocol::canonical;
 use protocol::signature::Keypair;
 use serde_json::{Value, json};
@@ -165,6 +166,15 @@ impl Client {
             return format!("command-{identity}");
         }
         self.session_id.clone()
+    }
+
+    /// Whether what waits for this recipient is for this client.
+    pub(crate) fn owns(&self, recipient: &Recipient) -> bool {
+        match recipient {
+            Recipient::Session(key) => self.address() == **key,
+            Recipient::Member(member) => self.member_id() == member.as_str(),
+            Recipient::Presence(id) => self.presence.as_deref() == Some(id.as_str()),
+        }
     }
 
     /// By this name moderators may call it.

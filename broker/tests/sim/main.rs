@@ -16,6 +16,7 @@ mod check;
 mod client;
 mod faults;
 mod peer;
+mod plant;
 mod rng;
 mod store;
 mod verbs;

@@ -117,7 +117,7 @@ impl SimStore {
             *tail = (*tail).max(*seq);
         }
         let leases = from.leases.values().map(|(row, since)| StoredLease {
-            row: row.clone(),
+            row: self.stored(row),
             away_ms: match since {
                 Some(since) if !self.plants(Planted::GraceRestarted) => {
                     from.taken_at.saturating_sub(*since)
@@ -134,10 +134,27 @@ impl SimStore {
         }
     }
 
+    fn stored(&self, row: &LeaseRow) -> LeaseRow {
+        let mut row = row.clone();
+        if self.plants(Planted::CountedTwice) {
+            let mut body: serde_json::Value = serde_json::from_str(&row.body).expect("JSON");
+            body["unsaved"]["counted"] = serde_json::json!({});
+            row.body = body.to_string();
+        }
+        row
+    }
+
     /// All units, or none because some of their keys are known.
     pub(crate) fn commit(&mut self, at: u64, units: &[Unit]) -> Outcome {
         let known = self.known(units);
         if !known.is_empty() {
+            if self.plants(Planted::AuditApart) {
+                for write in units.iter().flat_map(|unit| &unit.0) {
+                    if let Write::Audit(row) = write {
+                        self.now.audit.push(row.clone());
+                    }
+                }
+            }
             return Outcome::Known(known);
         }
         self.now.gone.clear();

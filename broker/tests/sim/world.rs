@@ -82,7 +82,7 @@ pub(crate) enum Reply {
 
 pub(crate) struct Process {
     pub(crate) mesh: Mesh,
-    open: BTreeMap<ConnId, u64>,
+    pub(crate) open: BTreeMap<ConnId, u64>,
     held: BTreeMap<ConnId, Held>,
     inbox: VecDeque<Input>,
     stepping: bool,
@@ -153,6 +153,8 @@ pub(crate) struct World {
     /// `SIM_TRACE=text` prints whatever concerns that text.
     limits: Limits,
     pub(crate) crashes: usize,
+    /// The end of the chain that a commit was to write, for [`Planted::HoleInChain`].
+    pub(crate) sealed: Option<String>,
     trace: Option<String>,
 }
 
@@ -245,6 +247,7 @@ impl World {
             grants: BTreeMap::new(),
             limits: limits(seed),
             crashes: 0,
+            sealed: None,
             trace: crate::text("SIM_TRACE"),
         };
         for client in &world.clients {

@@ -5,11 +5,14 @@ use sha2::{Digest, Sha256};
 
 use crate::client::MESH;
 
-pub(super) struct Chain(String);
+pub(super) struct Chain {
+    last: String,
+    pub(super) entries: usize,
+}
 
 impl Chain {
     pub(super) fn new() -> Self {
-        Self("genesis".to_owned())
+        Self { last: "genesis".to_owned(), entries: 0 }
     }
 
     /// Protocol-core §7, worked out anew.
@@ -17,10 +20,11 @@ impl Chain {
         let actor = row.actor.as_ref().map_or("null", |member| member.as_str());
         let at = protocol::time::iso(row.created_at);
         let (event, payload) = (row.event, &row.payload);
-        let text = format!("{}|{MESH}|{event}|{actor}|{payload}|{at}", self.0);
+        let text = format!("{}|{MESH}|{event}|{actor}|{payload}|{at}", self.last);
         let hash = hex::encode(Sha256::digest(text.as_bytes()));
-        let right = row.prev_hash == self.0 && row.hash == hash;
-        self.0 = hash;
+        let right = row.prev_hash == self.last && row.hash == hash;
+        self.last = hash;
+        self.entries += 1;
         if right { Ok(()) } else { Err(format!("the audit chain breaks at {event} of {actor}")) }
     }
 }

@@ -27,6 +27,9 @@ impl Checker {
                 self.written(now, epoch, (unit, place), write, store);
             }
         }
+        if self.chain.entries != store.audit.len() {
+            self.fail(|| format!("audit: {now}: entries came with no commit"));
+        }
         for gone in &store.gone {
             let verdict = self.confirmed(now, gone, store);
             self.note("P2", now, verdict);

@@ -80,12 +80,7 @@ fn drained(world: &mut World, failures: &mut Vec<String>) {
             let idle = shown.contains(session) && !busy.contains(session);
             client.attached && (queue.lane == Lane::Urgent || idle)
         };
-        let theirs = |client: &Client| match &queue.recipient {
-            Recipient::Session(key) => client.address() == **key,
-            Recipient::Member(member) => client.member_id() == member.as_str(),
-            Recipient::Presence(id) => client.presence.as_deref() == Some(id.as_str()),
-        };
-        if world.clients.iter().any(|client| theirs(client) && takes(client)) {
+        if world.clients.iter().any(|client| client.owns(&queue.recipient) && takes(client)) {
             failures.push(format!("P2: {seq} still waits for {}, who is here", queue.recipient));
         }
     }

@@ -111,6 +111,9 @@ impl Checker {
     /// Somebody who may connect.
     pub(crate) fn introduce(&mut self, client: &Client) {
         self.traffic.introduce(client);
+        if client.kind == Kind::OneShot {
+            self.presences.one_shot(client.identity, client.address());
+        }
     }
 
     pub(crate) fn composed(&mut self, body: &str, identity: u64) {

@@ -19,10 +19,7 @@ impl World {
     pub(crate) fn start(&mut self) {
         let id = self.next_process;
         self.next_process += 1;
-        let mut limits = self.limits;
-        if self.planted == Some(Planted::GraceForever) {
-            limits.grace_ms = u64::MAX / 4;
-        }
+        let limits = self.forge_limits(self.limits);
         let process = Process {
             mesh: Mesh::new(MeshId::from(MESH), limits),
             open: BTreeMap::new(),
@@ -154,6 +151,7 @@ impl World {
         let inputs: Vec<_> = process.inbox.drain(..).collect();
         for input in inputs {
             self.trace(|| format!("process-{id} takes {input:?}"));
+            let input = self.forge_input(input);
             if let Some(process) = self.processes.get_mut(&id) {
                 process.mesh.apply(now, input);
             }
@@ -162,10 +160,8 @@ impl World {
         process.mesh.apply(now, Input::Tick);
         let mut effects = process.mesh.drain(now);
         let deadline = process.mesh.deadline();
+        self.forge_effects(id, &mut effects);
         self.judge_pushes(id, &mut effects);
-        if self.planted == Some(Planted::PushesSwapped) {
-            swap_pushes(&mut effects);
-        }
         for effect in effects {
             self.trace(|| format!("process-{id} {effect:?}"));
             self.carry_out(id, effect);
@@ -262,7 +258,7 @@ impl World {
                         && let Some(socket) = self.sockets.get_mut(id)
                     {
                         socket.lost_at = None;
-                        self.check.attached(socket.identity, *id);
+                        self.check.attached(self.now, socket.identity, *id);
                         self.check.line_attached(self.now, *id);
                     }
                 }
@@ -281,6 +277,9 @@ impl World {
                 self.tell(id, conn, ToEdge::Push { envelope, hide_member });
             }
             Effect::Broadcast { conns, frame } => {
+                if let Frame::Event(event) = &*frame {
+                    self.check.announced(self.now, event.event, &event.event_data);
+                }
                 for conn in conns {
                     self.tell(id, conn, ToEdge::Event(frame.clone()));
                 }
@@ -290,22 +289,5 @@ impl World {
             Effect::Superseded => self.kill(id),
             Effect::Count(_) => {}
         }
-    }
-}
-
-fn swap_pushes(effects: &mut [Effect]) {
-    let mut pushes = effects.iter_mut().filter_map(|effect| match effect {
-        Effect::Push { conn, envelope, .. } => Some((*conn, envelope)),
-        _ => None,
-    });
-    let mut before = pushes.next();
-    for (conn, envelope) in pushes {
-        if let Some((last, earlier)) = before
-            && last == conn
-            && earlier.lane() == envelope.lane()
-        {
-            std::mem::swap(earlier, envelope);
-        }
-        before = Some((conn, envelope));
     }
 }

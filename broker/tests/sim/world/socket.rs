@@ -105,6 +105,9 @@ impl World {
                 Up::Closed { clean } => {
                     let identity = state.identity;
                     state.session.closed(now, clean);
+                    if clean {
+                        self.check.goodbye_read(now.mono, identity);
+                    }
                     self.check.connection_ended(now.mono, socket);
                     self.check.departed(now.mono, identity, socket);
                 }
