@@ -2,8 +2,12 @@
 
 use serde_json::json;
 
+use crate::client::Kind;
 use crate::faults::Fault;
 use crate::world::{Event, Up, World};
+
+/// The owner's session: somebody must be there in the end to let others in again.
+const ALWAYS_BACK: usize = 2;
 
 impl World {
     pub(crate) fn chaos(&mut self) {
@@ -12,7 +16,7 @@ impl World {
         }
         let pause = self.rng.between(300, 2_500);
         self.at(pause, Event::Chaos);
-        match self.rng.between(0, 17) {
+        match self.rng.between(0, 23) {
             0 => {
                 if let Some(process) = self.current() {
                     self.fire(Fault::CrashAnytime);
@@ -36,6 +40,7 @@ impl World {
                 }
             }
             9 => self.unstall(),
+            18..=23 => self.interfere(),
             what => self.disturb(what),
         }
     }
@@ -43,7 +48,8 @@ impl World {
     /// Something happens to one client.
     fn disturb(&mut self, what: u64) {
         let index = self.rng.between(0, self.clients.len() as u64 - 1) as usize;
-        let attached = self.clients[index].socket.filter(|_| self.clients[index].attached);
+        let lasts = self.clients[index].attached && self.clients[index].kind != Kind::OneShot;
+        let attached = self.clients[index].socket.filter(|_| lasts);
         match (what, attached) {
             (4..=6, Some(_)) => {
                 self.fire(Fault::SocketCut);
@@ -74,7 +80,7 @@ impl World {
             (13, Some(_)) if self.rng.one_in(2) => {
                 self.fire(Fault::Departure);
                 let back = self.rng.between(100_000, 240_000);
-                let never = self.rng.one_in(4);
+                let never = self.rng.one_in(4) && index != ALWAYS_BACK;
                 self.hang_up(index, true, back);
                 if never {
                     self.clients[index].back_at = None;

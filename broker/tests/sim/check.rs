@@ -1,23 +1,43 @@
 //! The promises, checked while a history runs and when it has settled. The first violation stands.
 
 mod answers;
+mod audit;
+mod landed;
+mod leases;
 mod presences;
+mod recipients;
+mod removals;
+mod saved;
 mod settled;
+mod status;
+mod traffic;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker::mesh::{MESH_BYTES, Mesh};
-use broker::model::{Unit, Write};
+use protocol::{MemberId, PresenceId};
 use serde_json::Value;
 
 use answers::Answers;
-use presences::{Cause, Presences};
+use audit::Chain;
+use leases::Leases;
+use presences::Presences;
+use removals::Removals;
+use saved::Saved;
 pub(crate) use settled::settled;
+use status::Words;
+pub(crate) use traffic::Outlet;
+use traffic::Traffic;
+pub(crate) use windows::Grant;
+use windows::Windows;
 
+use crate::faults::{Coverage, Fault};
 use crate::store::Durable;
 
 /// What a connection may have in memory beyond the mesh's bound.
 const TIGHT_BYTES: usize = 64 * 1024;
+
 pub(crate) struct Checker {
     seed: u64,
     violation: Option<String>,
@@ -25,6 +45,15 @@ pub(crate) struct Checker {
     first_id: BTreeMap<String, String>,
     answers: Answers,
     presences: Presences,
+    chain: Chain,
+    leases: Leases,
+    windows: Windows,
+    removals: Removals,
+    saved: Saved,
+    traffic: Traffic,
+    words: Words,
+    /// What the commits show to have happened.
+    pub(crate) coverage: Coverage,
 }
 
 impl Checker {
@@ -36,6 +65,14 @@ impl Checker {
             events: BTreeSet::new(),
             first_id: BTreeMap::new(),
             answers: Answers::default(),
+            chain: Chain::new(),
+            leases: Leases::default(),
+            windows: Windows::default(),
+            removals: Removals::default(),
+            saved: Saved::default(),
+            traffic: Traffic::default(),
+            words: Words::default(),
+            coverage: Coverage::new(),
         }
     }
 
@@ -53,10 +90,72 @@ impl Checker {
         }
     }
 
+    fn fire(&mut self, fault: Fault) {
+        *self.coverage.entry(fault).or_default() += 1;
+    }
+
     fn note(&mut self, promise: &str, now: u64, verdict: Result<(), String>) {
         if let Err(text) = verdict {
             self.fail(|| format!("{promise}: {now}: {text}"));
         }
+    }
+
+    // --- what changes beside us -------------------------------------------------------------
+
+    pub(crate) fn granted(&mut self, now: u64, grant: Grant<'_>, denied: bool) {
+        if denied {
+            self.fire(Fault::GrantsDeny);
+        }
+        self.windows.granted(now, grant, denied);
+    }
+
+    pub(crate) fn topic_changed(&mut self, now: u64, topic: &str, member: &MemberId) {
+        self.windows.topic_changed(now, topic, member);
+    }
+
+    /// A member was removed, or let in again, in the store.
+    pub(crate) fn removal_changed(&mut self, now: u64, member: &MemberId) {
+        self.windows.removed.insert(member.clone(), now);
+    }
+
+    pub(crate) fn is_banned(&self, member: &MemberId) -> bool {
+        self.removals.is_banned(member)
+    }
+
+    /// A moderation verb is on its way to the owner.
+    pub(crate) fn commanded(&mut self, now: u64, key: String, identity: u64, kicks: bool) {
+        if let Some(caller) = self.traffic.member(identity).cloned() {
+            self.removals.commanded(now, key, caller, kicks);
+        }
+    }
+
+    /// A moderator was told whom it ended.
+    pub(crate) fn moderated(&mut self, now: u64, names: &[&str]) {
+        let verdict = self.removals.answered(names);
+        self.note("moderation", now, verdict);
+    }
+
+    pub(crate) fn counts_from(&mut self, presence: &PresenceId, base: u64) {
+        self.saved.told(presence, base);
+    }
+
+    pub(crate) fn left_group(&mut self, identity: u64) {
+        self.saved.left_group(identity);
+    }
+
+    /// Others are told of a presence.
+    pub(crate) fn announced(&mut self, now: u64, event: &str, data: &Value) {
+        let key = data["pubkey"].as_str().unwrap_or_default();
+        let verdict = self.presences.announced(now, event, key);
+        self.note("P5", now, verdict);
+    }
+
+    pub(crate) fn goodbye_read(&mut self, now: u64, identity: u64) {
+        self.presences.goodbye_read(now, identity);
+    }
+
+    pub(crate) fn said_goodbye(&mut self, identity: u64) {
+        self.presences.said_goodbye(identity);
     }
 
     // --- while it runs ---------------------------------------------------------------------
@@ -94,6 +193,7 @@ impl Checker {
 
     pub(crate) fn owner_found(&mut self, now: u64) {
         self.presences.owner_found(now);
+        self.words.forget(now);
     }
 
     pub(crate) fn trouble(&mut self, from: u64, until: u64) {
@@ -106,8 +206,8 @@ impl Checker {
     }
 
     /// The server has attached a client's connection.
-    pub(crate) fn attached(&mut self, identity: u64, socket: u64) {
-        self.presences.attached(identity, socket);
+    pub(crate) fn attached(&mut self, now: u64, identity: u64, socket: u64) {
+        self.presences.attached(now, identity, socket);
     }
 
     /// The client has read that it is attached.
@@ -123,37 +223,6 @@ impl Checker {
 
     pub(crate) fn reattaches(&self) -> usize {
         self.presences.reattaches
-    }
-
-    /// A commit has landed.
-    pub(crate) fn committed(&mut self, now: u64, units: &[Unit], store: &Durable) {
-        for unit in units {
-            let verdict = self.comings(now, unit, store);
-            self.note("P5", now, verdict);
-        }
-    }
-
-    /// P5: joined and left alternate, and nobody leaves who is here.
-    fn comings(&mut self, now: u64, unit: &Unit, store: &Durable) -> Result<(), String> {
-        let moderated = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
-        let cause = if moderated { Cause::Moderated } else { Cause::Grace };
-        let mut last = None;
-        for write in &unit.0 {
-            match write {
-                Write::SaveLease(row) => last = Some(&row.presence),
-                Write::DropLease(presence) => {
-                    self.presences.left(now, presence.as_str(), cause)?;
-                }
-                Write::Audit(row) if row.event == "peer_joined" => {
-                    let presence = last.ok_or("a join without a lease")?.as_str();
-                    if let Some(identity) = lease_owner(store, presence) {
-                        self.presences.joined(identity, presence)?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// P5, from what peers see: nothing twice on a connection, nobody leaving who is here.
@@ -197,14 +266,14 @@ impl Checker {
 
     /// P9: a frame is being written.
     pub(crate) fn answered(&mut self, now: u64, socket: u64, text: &str) {
-        let late = self.answers.answered(now, socket, text);
-        self.late(now, late);
+        let verdict = self.answers.answered(now, socket, text);
+        self.note("P9", now, verdict);
     }
 
     /// P9: the connection has been closed, by name, or by the peer.
     pub(crate) fn connection_ended(&mut self, now: u64, socket: u64) {
-        let late = self.answers.ended(now, socket);
-        self.late(now, late);
+        let verdict = self.answers.ended(now, socket);
+        self.note("P9", now, verdict);
     }
 
     /// Its process stands still: what it owes is owed by nobody until it wakes, and then is lost.
@@ -212,24 +281,20 @@ impl Checker {
         self.answers.forget(socket);
     }
 
-    fn late(&mut self, now: u64, late: Option<String>) {
-        if let Some(late) = late {
-            self.fail(|| format!("P9: {now}: {late}"));
-        }
-    }
-
     /// P9: everything was answered in the end.
     pub(crate) fn all_answered(&mut self, now: u64) {
-        let silence = self.answers.unanswered(now);
-        self.late(now, silence);
+        let verdict = self.answers.unanswered(now);
+        self.note("P9", now, verdict);
     }
 
     /// P5 and P7: the caller is here, and everybody once.
-    pub(crate) fn peers_list(&mut self, now: u64, caller: &str, frame: &Value) {
+    pub(crate) fn peers_list(&mut self, now: u64, caller: (&str, bool), frame: &Value) {
+        let (caller, hidden) = caller;
         let peers = frame["peers"].as_array().map_or(&[][..], Vec::as_slice);
         let sessions: Vec<_> = peers.iter().filter_map(|peer| peer["sessionId"].as_str()).collect();
         let once: BTreeSet<_> = sessions.iter().collect();
-        if once.len() != sessions.len() || !sessions.contains(&caller) {
+        // Whoever is just leaving does not see itself if it is hidden.
+        if once.len() != sessions.len() || !(hidden || sessions.contains(&caller)) {
             self.fail(|| format!("P7: {now}: {caller} was shown {sessions:?}"));
         }
     }

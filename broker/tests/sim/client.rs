@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use broker::model::Recipient;
 use protocol::canonical;
 use protocol::signature::Keypair;
 use serde_json::{Value, json};
@@ -10,6 +11,11 @@ use serde_json::{Value, json};
 use crate::rng::Rng;
 
 pub(crate) const MESH: &str = "simulated-mesh";
+
+/// Groups that sessions start in, and that anybody may join.
+pub(crate) const SESSION_GROUPS: [&str; 3] = ["team/a", "team/b", "ops"];
+/// Groups that are written to; the first has others below it.
+pub(crate) const GROUPS: [&str; 4] = ["team", "team/a", "ops", "nobody"];
 
 /// What kind of peer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub(crate) enum Kind {
     Daemon,
     /// Plain `hello`, never acks; its WebSocket library answers pings.
     Silent,
+    /// A command: a plain `hello` with a key of its own that nobody can prove, a word or two, gone.
+    OneShot,
 }
 
 /// A message a client wants delivered.
@@ -45,6 +53,10 @@ pub(crate) enum Target {
     Member(usize),
     /// Everybody.
     All,
+    /// Whoever is in this group, or below it.
+    Group(&'static str),
+    /// Whoever is in this topic, named so.
+    Topic(&'static str),
     /// Nobody anyone knows.
     Nobody,
 }
@@ -74,6 +86,16 @@ pub(crate) struct Client {
     /// Order in which bodies were first written, per socket.
     pub(crate) written: BTreeMap<u64, Vec<String>>,
     pub(crate) sent: u64,
+    /// What it has counted, and whether it knows from where to go on.
+    pub(crate) counted: Option<u64>,
+    /// It said so.
+    pub(crate) hidden: bool,
+    /// Hellos so far.
+    pub(crate) hellos: usize,
+    /// It was kicked, and comes back at once.
+    pub(crate) hurries: bool,
+    /// Groups it believes to be in.
+    pub(crate) groups: Vec<&'static str>,
 }
 
 impl Client {
@@ -104,6 +126,11 @@ impl Client {
             seen: BTreeSet::new(),
             written: BTreeMap::new(),
             sent: 0,
+            counted: None,
+            hidden: false,
+            hurries: false,
+            hellos: 0,
+            groups: Vec::new(),
         }
     }
 
@@ -114,13 +141,49 @@ impl Client {
     /// The key others address it by.
     pub(crate) fn address(&self) -> String {
         match self.kind {
-            Kind::Session => self.session_keys.public_hex(),
-            _ => self.member_keys.public_hex(),
+            Kind::Session | Kind::OneShot => self.session_keys.public_hex(),
+            Kind::Daemon | Kind::Silent => self.member_keys.public_hex(),
         }
     }
 
     pub(crate) fn acks(&self) -> bool {
-        self.kind != Kind::Silent
+        matches!(self.kind, Kind::Session | Kind::Daemon)
+    }
+
+    /// A one-shot command starts anew: another process, another key.
+    pub(crate) fn renew(&mut self, identity: u64, rng: &mut Rng) {
+        self.identity = identity;
+        self.session_keys = Keypair::from_seed(&rng.bytes32());
+        self.session_id = self.session_of(identity);
+        self.presence = None;
+        self.groups.clear();
+        self.unacked.clear();
+    }
+
+    /// The session id it had in that life.
+    pub(crate) fn session_of(&self, identity: u64) -> String {
+        if self.kind == Kind::OneShot {
+            return format!("command-{identity}");
+        }
+        self.session_id.clone()
+    }
+
+    /// Whether what waits for this recipient is for this client.
+    pub(crate) fn owns(&self, recipient: &Recipient) -> bool {
+        match recipient {
+            Recipient::Session(key) => self.address() == **key,
+            Recipient::Member(member) => self.member_id() == member.as_str(),
+            Recipient::Presence(id) => self.presence.as_deref() == Some(id.as_str()),
+        }
+    }
+
+    /// By this name moderators may call it.
+    pub(crate) fn name(&self) -> String {
+        format!("c{}", self.index)
+    }
+
+    pub(crate) fn cwd(&self) -> String {
+        format!("/src/{}", self.index)
     }
 
     pub(crate) fn hello(&mut self, now: u64) -> String {
@@ -130,7 +193,8 @@ impl Client {
             "meshId": MESH,
             "sessionId": self.session_id,
             "pid": self.identity,
-            "cwd": "/src",
+            "cwd": self.cwd(),
+            "displayName": self.name(),
             "hostname": format!("host-{}", self.index),
             "timestamp": timestamp,
         });
@@ -144,6 +208,7 @@ impl Client {
                 "parentMemberPubkey": member,
                 "sessionPubkey": session,
                 "channel": "claudemesh-session",
+                "groups": [{"name": SESSION_GROUPS[self.index % SESSION_GROUPS.len()]}],
                 "parentAttestation": {
                     "sessionPubkey": session,
                     "parentMemberPubkey": member,
@@ -154,9 +219,14 @@ impl Client {
             })
         } else {
             let hello = canonical::hello(MESH, &self.member_id(), &member, timestamp);
-            let channel = if self.acks() { "claudemesh-daemon" } else { "bridge" };
+            let channel = match self.kind {
+                Kind::Daemon => "claudemesh-daemon",
+                Kind::OneShot => "claude-code",
+                _ => "bridge",
+            };
             json!({
                 "type": "hello",
+                "sessionPubkey": if self.kind == Kind::OneShot { session } else { String::new() },
                 "memberId": self.member_id(),
                 "pubkey": member,
                 "channel": channel,
@@ -167,6 +237,7 @@ impl Client {
             frame.extend(extra);
         }
         self.hello_at = now;
+        self.hellos += 1;
         self.hello_text = frame.to_string();
         self.hello_text.clone()
     }

@@ -50,6 +50,48 @@ listed! {
         Question,
         Held,
         RateLimited,
+        SetStatus,
+        SetSummary,
+        SetVisible,
+        SetProfile,
+        SetStats,
+        JoinGroup,
+        LeaveGroup,
+        ListPeers,
+        MessageStatus,
+        ListBans,
+        AuditQuery,
+        AuditVerify,
+        Disconnected,
+        Kicked,
+        KickedAll,
+        KickedStale,
+        Banned,
+        Unbanned,
+        ModerationRefused,
+        CommandRepeated,
+        KickedReturnsAtOnce,
+        KeptOut,
+        BannedReturns,
+        Hook,
+        HookStale,
+        WorkingSwept,
+        PendingUsed,
+        BusyRecipient,
+        GrantsChanged,
+        GrantsDeny,
+        Withheld,
+        TopicChanged,
+        TopicSend,
+        TopicRefused,
+        GroupSend,
+        OneShot,
+        OneShotBrief,
+        OneShotLost,
+        RemovedBeside,
+        ReinstatedBeside,
+        Restored,
+        Purged,
     }
 }
 
@@ -85,5 +127,33 @@ listed! {
         ConfirmedByPush,
         /// A joining peer is announced, but the departure of a gone one never.
         GraceForever,
+        /// Whoever is busy is sent what others are.
+        BusyDisturbed,
+        /// A status that nobody ends never ends.
+        WorkingForever,
+        /// Whoever was kicked may come back at once.
+        CooldownForgotten,
+        /// What waits of a banned member, or for it, goes on waiting.
+        PurgeSkipped,
+        /// Whoever is removed is let in by the next owner.
+        RemovedLetIn,
+        /// Everybody may moderate.
+        EveryoneModerates,
+        /// A command that was executed is executed again.
+        DoneIgnored,
+        /// The chain goes on behind entries that were not written, as some of them were known.
+        HoleInChain,
+        /// The entries of the audit are written though the rest of their commit is not.
+        AuditApart,
+        /// Nobody's grants are known.
+        GrantsUnread,
+        /// Grants are not asked again when what has waited leaves.
+        GrantsNotRechecked,
+        /// A command that is gone at once is announced.
+        BriefAnnounced,
+        /// What a connection has counted counts again after a restart.
+        CountedTwice,
+        /// A connection saves what it has not changed.
+        SiblingsOverwritten,
     }
 }

@@ -10,13 +10,16 @@
     reason = "a simulation that cannot go on should say where"
 )]
 
+mod beside;
 mod chaos;
 mod check;
 mod client;
 mod faults;
 mod peer;
+mod plant;
 mod rng;
 mod store;
+mod verbs;
 mod world;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -62,7 +65,10 @@ fn run(seed: u64, planted: Option<Planted>) -> Run {
     if !world.check.failed() {
         check::settled(&mut world);
     }
-    let coverage = std::mem::take(&mut world.coverage);
+    let mut coverage = std::mem::take(&mut world.coverage);
+    for (fault, times) in &world.check.coverage {
+        *coverage.entry(*fault).or_default() += times;
+    }
     let (reattaches, crashes) = (world.check.reattaches(), world.crashes);
     let envelopes = world.store.now.envelopes.len();
     Run { seed, verdict: world.check.verdict(), coverage, envelopes, reattaches, crashes }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, Kind, Outgoing, Target};
+use crate::beside;
+use crate::client::{Client, GROUPS, Kind, Outgoing, Target};
 use crate::faults::Fault;
 use crate::world::{Down, Event, Up, World};
 
@@ -10,6 +11,8 @@ use crate::world::{Down, Event, Up, World};
 const QUOTA: u64 = 60;
 /// A burst once in so many wakes: traffic goes on through all of the faults.
 const PACE: u64 = 20;
+/// Process ids of one-shot commands are above.
+pub(crate) const ONE_SHOTS: u64 = 1_000_000;
 
 impl World {
     pub(crate) fn client_wake(&mut self, index: usize) {
@@ -18,6 +21,10 @@ impl World {
         self.at(pause, Event::ClientWake(index));
         let client = &self.clients[index];
         match client.socket {
+            // Nobody types commands any more.
+            None if client.kind == Kind::OneShot && !self.chaos => {
+                self.clients[index].back_at = None;
+            }
             None if client.back_at.is_some_and(|at| at <= self.now) => self.greet(index),
             None => {}
             Some(_) if !client.attached && client.hello_at + 5_000 < self.now => {
@@ -29,7 +36,14 @@ impl World {
     }
 
     fn greet(&mut self, index: usize) {
+        if self.clients[index].kind == Kind::OneShot {
+            self.fire(Fault::OneShot);
+            let identity = ONE_SHOTS + self.fresh();
+            self.clients[index].renew(identity, &mut self.rng);
+            self.check.introduce(&self.clients[index]);
+        }
         let Some(socket) = self.connect(index) else { return };
+        self.tell_before(index);
         let now = self.now;
         let client = &mut self.clients[index];
         client.socket = Some(socket);
@@ -60,27 +74,13 @@ impl World {
             self.write(index, socket, &body);
         }
         if self.chaos {
-            self.ask(index, socket);
-            self.misbehave(index, socket);
-        }
-    }
-
-    /// Questions, each under an id of its own.
-    fn ask(&mut self, index: usize, socket: u64) {
-        let id = format!("q-{}", self.fresh());
-        let question = match self.rng.between(0, 60) {
-            0 => json!({"type": "list_peers", "_reqId": id}),
-            1 => {
-                let acked = self.clients[index].acked.values().next_back();
-                let known = acked.map_or("00000001", |(message, _)| message.as_str());
-                let length = *self.rng.pick(&[8, 20, 32]);
-                let message: String = known.chars().take(length).collect();
-                json!({"type": "message_status", "messageId": message, "_reqId": id})
+            if self.rng.one_in(8) {
+                self.ask(index, socket);
             }
-            _ => return,
-        };
-        self.fire(Fault::Question);
-        self.up(socket, Up::Text(question.to_string()));
+            self.misbehave(index, socket);
+        } else {
+            self.calm_down(index, socket);
+        }
     }
 
     pub(crate) fn compose(&mut self, index: usize, socket: u64) {
@@ -88,20 +88,23 @@ impl World {
         self.clients[index].sent += 1;
         let kind = if self.rng.one_in(120) { "poison" } else { "body" };
         let body = format!("{kind}-{index}-{number}");
-        let others: Vec<usize> = (0..self.clients.len()).filter(|i| *i != index).collect();
+        let lasts = |i: &usize| *i != index && self.clients[*i].kind != Kind::OneShot;
+        let others: Vec<usize> = (0..self.clients.len()).filter(lasts).collect();
         let other = *self.rng.pick(&others);
         let own_member = self.clients[other].member == self.clients[index].member;
-        let target = match self.rng.between(0, 9) {
+        let target = match self.rng.between(0, 12) {
             0 | 1 => Target::All,
             2 if !own_member => Target::Member(other),
             3 if self.rng.one_in(8) => Target::Nobody,
+            4 => Target::Group(*self.rng.pick(&GROUPS)),
+            5 | 6 => Target::Topic(*self.rng.pick(&beside::TOPIC_SPECS)),
             _ if self.clients[other].kind == Kind::Session => Target::Session(other),
             _ if !own_member => Target::Member(other),
             _ => Target::All,
         };
         let key = (!self.rng.one_in(10)).then(|| format!("key-{index}-{number}"));
         let priority = *self.rng.pick(&["now", "next", "next", "low"]);
-        let direct = !matches!(target, Target::All | Target::Nobody);
+        let direct = matches!(target, Target::Session(_) | Target::Member(_));
         let message = Outgoing {
             key,
             body: body.clone(),
@@ -111,6 +114,8 @@ impl World {
             sent_at: 0,
             sockets: Vec::new(),
         };
+        let identity = self.clients[index].identity;
+        self.check.composed(&body, identity);
         self.clients[index].unacked.insert(body.clone(), message);
         self.write(index, socket, &body);
     }
@@ -120,6 +125,8 @@ impl World {
             Target::Session(other) => self.clients[*other].session_keys.public_hex(),
             Target::Member(other) => self.clients[*other].member_keys.public_hex(),
             Target::All => "*".to_owned(),
+            Target::Group(name) => format!("@{name}"),
+            Target::Topic(spec) => format!("#{spec}"),
             Target::Nobody => "ab".repeat(32),
         }
     }
@@ -140,6 +147,9 @@ impl World {
     /// The client's end of the socket closes, with a word (`clean`) or without.
     pub(crate) fn hang_up(&mut self, index: usize, clean: bool, back_after: u64) {
         if let Some(socket) = self.clients[index].socket {
+            if clean && self.clients[index].kind == Kind::OneShot {
+                self.check.said_goodbye(self.clients[index].identity);
+            }
             self.up(socket, Up::Closed { clean });
         }
         self.forget_socket(index, Some(self.now + back_after));
@@ -174,7 +184,13 @@ impl World {
         match down {
             Down::Ping(nonce) => self.up(socket, Up::Pong(nonce)),
             Down::Closed => {
-                let pause = self.rng.between(20, 2_500);
+                let once = self.clients[index].kind == Kind::OneShot;
+                let pause = if once { (4_000, 25_000) } else { (20, 2_500) };
+                let mut pause = self.rng.between(pause.0, pause.1);
+                if std::mem::take(&mut self.clients[index].hurries) {
+                    self.fire(Fault::KickedReturnsAtOnce);
+                    pause = 1;
+                }
                 self.forget_socket(index, Some(self.now + pause));
             }
             Down::Text(text) => {
@@ -190,15 +206,19 @@ impl World {
         match frame["type"].as_str().unwrap_or_default() {
             "hello_ack" => {
                 client.attached = true;
-                client.presence = Some(text("presenceId"));
                 let identity = client.identity;
                 self.check.greeted(now, identity, &text("presenceId"));
+                self.settle_in(index, socket, frame);
             }
+            "kick_ack" | "disconnect_ack" | "ban_ack" | "unban_ack" => self.moderated(frame),
             "ack" => self.read_ack(index, frame),
             "peers_list" => {
                 let caller = client.session_id.clone();
-                self.check.peers_list(now, &caller, frame);
+                let hidden = client.hidden;
+                self.check.peers_list(now, (&caller, hidden), frame);
             }
+            "error" if frame["code"] == "kicked" => self.fire(Fault::KeptOut),
+            "error" if frame["code"] == "revoked" => self.fire(Fault::BannedReturns),
             "error" => self.check.refused(now, client.identity, frame, &self.store.now),
             "push" if frame["subtype"] == "system" => {
                 let known = self.clients.iter().find(|c| {
@@ -232,6 +252,12 @@ impl World {
         }
         if frame["queued"] == true {
             let Some(message) = client.unacked.remove(&body) else { return };
+            let fault = match message.target {
+                Target::Group(_) => Some(Fault::GroupSend),
+                Target::Topic(_) => Some(Fault::TopicSend),
+                _ => None,
+            };
+            fault.into_iter().for_each(|f| *self.coverage.entry(f).or_default() += 1);
             let message_id = frame["messageId"].as_str().unwrap_or_default().to_owned();
             client.acked.insert(body, (message_id, message));
         } else {
@@ -240,7 +266,12 @@ impl World {
                 *self.coverage.entry(Fault::RateLimited).or_default() += 1;
             }
             let message = &client.unacked[&body];
-            let permanent = error.contains("invalid") || message.target == Target::Nobody;
+            if matches!(message.target, Target::Topic(_)) && error.contains("topic") {
+                *self.coverage.entry(Fault::TopicRefused).or_default() += 1;
+            }
+            let permanent = ["invalid", "blocked", "topic"].iter().any(|word| error.contains(word))
+                || message.target == Target::Nobody
+                || (error.starts_with("no connected") && self.rng.one_in(2));
             if permanent || message.key.is_none() {
                 client.unacked.remove(&body);
             }
@@ -253,6 +284,7 @@ impl World {
         let now = self.now;
         self.check.pushed(&body, &id);
         let client = &mut self.clients[index];
+        self.check.received(&id, client.identity);
         if client.seen.insert(id.clone()) {
             client.received.push((now, body, id.clone()));
         }

@@ -21,6 +21,13 @@ pub(crate) struct Row {
     pub(crate) delivered_at: Option<i64>,
 }
 
+/// A delivery that was confirmed.
+#[derive(Clone)]
+pub(crate) struct Gone {
+    pub(crate) queue: QueueId,
+    pub(crate) seq: Seq,
+}
+
 /// A hook's word for a session that is not here yet.
 #[derive(Clone)]
 pub(crate) struct Waiting {
@@ -50,6 +57,8 @@ pub(crate) struct Durable {
     pub(crate) pendings: Vec<Waiting>,
     /// Deliveries that a ban took back.
     pub(crate) purged: BTreeSet<(Recipient, Seq)>,
+    /// Deliveries that the last commit ended because they were confirmed.
+    pub(crate) gone: Vec<Gone>,
     /// How many wait for each place.
     waiting: BTreeMap<Seq, usize>,
 }
@@ -108,7 +117,7 @@ impl SimStore {
             *tail = (*tail).max(*seq);
         }
         let leases = from.leases.values().map(|(row, since)| StoredLease {
-            row: row.clone(),
+            row: self.stored(row),
             away_ms: match since {
                 Some(since) if !self.plants(Planted::GraceRestarted) => {
                     from.taken_at.saturating_sub(*since)
@@ -125,12 +134,30 @@ impl SimStore {
         }
     }
 
+    fn stored(&self, row: &LeaseRow) -> LeaseRow {
+        let mut row = row.clone();
+        if self.plants(Planted::CountedTwice) {
+            let mut body: serde_json::Value = serde_json::from_str(&row.body).expect("JSON");
+            body["unsaved"]["counted"] = serde_json::json!({});
+            row.body = body.to_string();
+        }
+        row
+    }
+
     /// All units, or none because some of their keys are known.
     pub(crate) fn commit(&mut self, at: u64, units: &[Unit]) -> Outcome {
         let known = self.known(units);
         if !known.is_empty() {
+            if self.plants(Planted::AuditApart) {
+                for write in units.iter().flat_map(|unit| &unit.0) {
+                    if let Write::Audit(row) = write {
+                        self.now.audit.push(row.clone());
+                    }
+                }
+            }
             return Outcome::Known(known);
         }
+        self.now.gone.clear();
         let purged = units.iter().flat_map(|unit| &unit.0).map(|write| self.write(at, write)).sum();
         Outcome::Committed { purged }
     }
@@ -164,12 +191,12 @@ impl Durable {
         }
     }
 
-    fn received(&mut self, queue: &QueueId, seq: Seq) {
-        if self.deliveries.remove(&(queue.clone(), seq))
-            && let Some(waiting) = self.waiting.get_mut(&seq)
-        {
+    fn received(&mut self, queue: &QueueId, seq: Seq) -> bool {
+        let waited = self.deliveries.remove(&(queue.clone(), seq));
+        if waited && let Some(waiting) = self.waiting.get_mut(&seq) {
             *waiting -= 1;
         }
+        waited
     }
 
     pub(crate) fn received_by_all(&mut self, seq: Seq) {

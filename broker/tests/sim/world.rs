@@ -11,8 +11,10 @@ use broker::edge::session::Session;
 use broker::mesh::io::{ConnId, Held, Input, Now, Question, Ticket};
 use broker::mesh::{Limits, Mesh, StatusLimits};
 use broker::model::{Epoch, Grants, Member, MeshCommit};
+use protocol::MemberId;
 use protocol::signature::Keypair;
 
+use crate::beside;
 use crate::check::Checker;
 use crate::client::{Client, Kind, wall};
 use crate::faults::{Coverage, Fault, Planted};
@@ -20,6 +22,8 @@ use crate::rng::Rng;
 use crate::store::{Durable, SimStore};
 
 pub(crate) const GRACE_MS: u64 = 90_000;
+pub(crate) const WORKING_MS: u64 = 25_000;
+pub(crate) const COOLDOWN_MS: u64 = 10_000;
 const LIMITS: Limits = Limits {
     grace_ms: GRACE_MS,
     capacity: 100,
@@ -27,8 +31,8 @@ const LIMITS: Limits = Limits {
     send_rate: 0,
     send_burst: 10,
     offline_queue: false,
-    status: StatusLimits { hook_fresh_ms: 15_000, working_ms: 25_000 },
-    kick_cooldown_ms: 10_000,
+    status: StatusLimits { hook_fresh_ms: 15_000, working_ms: WORKING_MS },
+    kick_cooldown_ms: COOLDOWN_MS,
 };
 
 /// What may happen next.
@@ -78,7 +82,7 @@ pub(crate) enum Reply {
 
 pub(crate) struct Process {
     pub(crate) mesh: Mesh,
-    open: BTreeMap<ConnId, u64>,
+    pub(crate) open: BTreeMap<ConnId, u64>,
     held: BTreeMap<ConnId, Held>,
     inbox: VecDeque<Input>,
     stepping: bool,
@@ -144,9 +148,13 @@ pub(crate) struct World {
     pub(crate) coverage: Coverage,
     pub(crate) check: Checker,
     pub(crate) planted: Option<Planted>,
+    /// What each member lets others do.
+    pub(crate) grants: BTreeMap<MemberId, BTreeMap<MemberId, serde_json::Value>>,
     /// `SIM_TRACE=text` prints whatever concerns that text.
     limits: Limits,
     pub(crate) crashes: usize,
+    /// The end of the chain that a commit was to write, for [`Planted::HoleInChain`].
+    pub(crate) sealed: Option<String>,
     trace: Option<String>,
 }
 
@@ -154,20 +162,44 @@ pub(crate) struct World {
 fn limits(seed: u64) -> Limits {
     match seed % 5 {
         1 => Limits { send_rate: 120, send_burst: 5, ..LIMITS },
-        2 => Limits { capacity: KINDS.len(), ..LIMITS },
+        2 => Limits { capacity: KINDS.len() + 4, ..LIMITS },
         _ => LIMITS,
     }
 }
 
-const KINDS: [(Kind, usize); 7] = [
-    (Kind::Session, 0),
-    (Kind::Session, 0),
-    (Kind::Session, 1),
+const KINDS: [(Kind, usize); 13] = [
+    (Kind::Session, ADMIN),
+    (Kind::Session, ADMIN),
+    (Kind::Session, OWNER),
     (Kind::Session, 2),
-    (Kind::Daemon, 1),
+    (Kind::Daemon, OWNER),
     (Kind::Silent, 3),
     (Kind::Session, 3),
+    (Kind::Daemon, 2),
+    (Kind::Daemon, 2),
+    (Kind::Session, 4),
+    (Kind::Daemon, 4),
+    (Kind::OneShot, ADMIN),
+    (Kind::OneShot, 3),
 ];
+const MEMBERS: usize = 5;
+pub(crate) const ADMIN: usize = 0;
+pub(crate) const OWNER: usize = 1;
+
+fn member(index: usize, keys: &Keypair) -> Member {
+    Member {
+        id: format!("member-{index}").into(),
+        pubkey: keys.public_hex().into(),
+        display_name: format!("m{index}"),
+        role: if index == ADMIN { "admin" } else { "member" }.to_owned(),
+        role_tag: None,
+        default_groups: Vec::new(),
+        message_mode: "push".to_owned(),
+        revoked: false,
+        owner: index == OWNER,
+        grants: Grants::default(),
+    }
+}
 
 fn next_conn(conn: ConnId) -> ConnId {
     ConnId { number: conn.number + 1_000_000, ..conn }
@@ -177,22 +209,13 @@ impl World {
     pub(crate) fn new(seed: u64, planted: Option<Planted>) -> Self {
         let mut rng = Rng::new(seed);
         let mut store = SimStore::new(planted);
-        let members: Vec<Keypair> = (0..4).map(|_| Keypair::from_seed(&rng.bytes32())).collect();
+        let members: Vec<Keypair> =
+            (0..MEMBERS).map(|_| Keypair::from_seed(&rng.bytes32())).collect();
         for (index, keys) in members.iter().enumerate() {
-            let member = Member {
-                id: format!("member-{index}").into(),
-                pubkey: keys.public_hex().into(),
-                display_name: format!("m{index}"),
-                role: "member".to_owned(),
-                role_tag: None,
-                default_groups: Vec::new(),
-                message_mode: "push".to_owned(),
-                revoked: false,
-                owner: false,
-                grants: Grants::default(),
-            };
+            let member = member(index, keys);
             store.now.members.insert(member.id.clone(), member);
         }
+        store.now.topics = beside::topics();
         let clients = KINDS
             .iter()
             .enumerate()
@@ -221,10 +244,15 @@ impl World {
             coverage: Coverage::new(),
             check: Checker::new(seed),
             planted,
+            grants: BTreeMap::new(),
             limits: limits(seed),
             crashes: 0,
+            sealed: None,
             trace: crate::text("SIM_TRACE"),
         };
+        for client in &world.clients {
+            world.check.introduce(client);
+        }
         world.start();
         for client in 0..world.clients.len() {
             world.at(5 + client as u64, Event::ClientWake(client));

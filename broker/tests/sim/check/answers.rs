@@ -1,6 +1,7 @@
-//! P9: whoever asks is answered in time, or the connection ends.
+//! P9: whoever asks is answered once and in time, or the connection ends; two questions of one
+//! kind in the order in which they were asked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -10,59 +11,103 @@ const ANSWER_MS: u64 = 9_000;
 const HELLO_MS: u64 = 2 * ANSWER_MS;
 
 const HELLO: &str = "hello";
+/// Answered only if something is wrong.
+const SILENT: [&str; 5] = ["set_status", "set_summary", "set_stats", "join_group", "leave_group"];
 
-/// Per connection and id, when what has not been answered was read.
+/// A question, and when it was read.
+struct Open {
+    id: String,
+    verb: String,
+    since: u64,
+}
+
+/// Per connection, what has not been answered, in the order in which it was read.
 #[derive(Default)]
-pub(crate) struct Answers(BTreeMap<u64, BTreeMap<String, VecDeque<u64>>>);
+pub(super) struct Answers {
+    open: BTreeMap<u64, Vec<Open>>,
+    /// Lines of a process that stood still: it owes them nothing any more.
+    forgotten: BTreeSet<u64>,
+}
 
 impl Answers {
-    pub(crate) fn asked(&mut self, now: u64, socket: u64, text: &str) {
-        if let Some(id) = question(text) {
-            self.0.entry(socket).or_default().entry(id).or_default().push_back(now);
+    pub(super) fn asked(&mut self, now: u64, socket: u64, text: &str) {
+        if !self.forgotten.contains(&socket)
+            && let Some((id, verb)) = question(text)
+        {
+            self.open.entry(socket).or_default().push(Open { id, verb, since: now });
         }
     }
 
-    pub(crate) fn answered(&mut self, now: u64, socket: u64, text: &str) -> Option<String> {
-        let id = answer(text)?;
-        let open = self.0.get_mut(&socket)?;
-        let since = open.get_mut(&id)?.pop_front()?;
-        late(now, socket, &id, since)
+    pub(super) fn answered(&mut self, now: u64, socket: u64, text: &str) -> Result<(), String> {
+        let Some((id, kind)) = answer(text) else { return Ok(()) };
+        let Some(open) = self.open.get_mut(&socket) else { return Ok(()) };
+        let Some(place) = open.iter().position(|question| question.id == id) else {
+            return Err(format!("{id} on socket {socket} is answered again: {text}"));
+        };
+        let question = open.remove(place);
+        let mut earlier = open[..place].iter();
+        if reply_to(&kind) == Some(&question.verb)
+            && let Some(other) = earlier.find(|other| other.verb == question.verb)
+        {
+            return Err(format!("{id} on socket {socket} is answered before {}", other.id));
+        }
+        late(now, socket, &question)
     }
 
-    pub(crate) fn ended(&mut self, now: u64, socket: u64) -> Option<String> {
-        let open = self.0.remove(&socket)?;
-        let mut waiting = open.iter().filter_map(|(id, since)| Some((id, since.front()?)));
-        waiting.find_map(|(id, since)| late(now, socket, id, *since))
+    pub(super) fn ended(&mut self, now: u64, socket: u64) -> Result<(), String> {
+        let open = self.open.remove(&socket).unwrap_or_default();
+        open.iter().try_for_each(|question| late(now, socket, question))
     }
 
-    pub(crate) fn forget(&mut self, socket: u64) {
-        self.0.remove(&socket);
+    pub(super) fn forget(&mut self, socket: u64) {
+        self.open.remove(&socket);
+        self.forgotten.insert(socket);
     }
 
-    pub(crate) fn unanswered(&mut self, now: u64) -> Option<String> {
-        let sockets: Vec<_> = self.0.keys().copied().collect();
-        sockets.into_iter().find_map(|socket| self.ended(now, socket))
+    pub(super) fn unanswered(&mut self, now: u64) -> Result<(), String> {
+        let sockets: Vec<_> = self.open.keys().copied().collect();
+        sockets.into_iter().try_for_each(|socket| self.ended(now, socket))
     }
 }
 
-fn late(now: u64, socket: u64, id: &str, since: u64) -> Option<String> {
+fn late(now: u64, socket: u64, question: &Open) -> Result<(), String> {
+    let Open { id, verb, since } = question;
     let waited = now - since;
-    let most = if id == HELLO { HELLO_MS } else { ANSWER_MS };
-    (waited > most).then(|| format!("{id} on socket {socket} waited for {waited} ms"))
+    let most = if verb == HELLO { HELLO_MS } else { ANSWER_MS };
+    if waited <= most || SILENT.contains(&verb.as_str()) {
+        return Ok(());
+    }
+    Err(format!("{verb} {id} on socket {socket} waited for {waited} ms"))
 }
 
-fn question(text: &str) -> Option<String> {
+fn question(text: &str) -> Option<(String, String)> {
     let frame: Value = serde_json::from_str(text).ok()?;
     match frame["type"].as_str()? {
-        "hello" | "session_hello" => Some(HELLO.to_owned()),
+        "hello" | "session_hello" => Some((HELLO.to_owned(), HELLO.to_owned())),
         "client_ack" => None,
-        _ => ids(&frame),
+        verb => Some((ids(&frame)?, verb.to_owned())),
     }
 }
 
-fn answer(text: &str) -> Option<String> {
+fn answer(text: &str) -> Option<(String, String)> {
     let frame: Value = serde_json::from_str(text).ok()?;
-    if frame["type"] == "hello_ack" { Some(HELLO.to_owned()) } else { ids(&frame) }
+    let kind = frame["type"].as_str()?.to_owned();
+    if kind == "hello_ack" { Some((HELLO.to_owned(), kind)) } else { Some((ids(&frame)?, kind)) }
+}
+
+/// Older clients match replies by their kind, and take the oldest question of it.
+fn reply_to(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "peers_list" => "list_peers",
+        "message_status_result" => "message_status",
+        "list_bans_result" => "list_bans",
+        "audit_result" => "audit_query",
+        "kick_ack" => "kick",
+        "disconnect_ack" => "disconnect",
+        "ban_ack" => "ban",
+        "unban_ack" => "unban",
+        _ => return None,
+    })
 }
 
 fn ids(frame: &Value) -> Option<String> {

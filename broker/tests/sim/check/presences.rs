@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use broker::mesh::BRIEF_MS;
+
 use crate::world::GRACE_MS;
 
 /// What P5 allows beyond the grace.
@@ -36,6 +38,10 @@ pub(super) struct Presences {
     restarts: Vec<u64>,
     /// Whoever said goodbye: a brief one-shot command leaves at once.
     farewells: BTreeSet<u64>,
+    /// By the keys they name: one-shot commands, and when each was attached.
+    commands: BTreeMap<String, (u64, Option<u64>)>,
+    /// Those that were gone before they could be anybody's news.
+    brief: BTreeSet<String>,
     pub(super) reattaches: usize,
 }
 
@@ -70,8 +76,42 @@ impl Presences {
         }
     }
 
+    pub(super) fn one_shot(&mut self, identity: u64, key: String) {
+        self.commands.insert(key, (identity, None));
+    }
+
+    /// The server has read the goodbye of a one-shot command. In quiet times it is gone within
+    /// a moment of that.
+    pub(super) fn goodbye_read(&mut self, now: u64, identity: u64) {
+        let command = self.commands.iter().find(|(_, command)| command.0 == identity);
+        if let Some((key, (_, Some(attached)))) = command
+            && now - attached < BRIEF_MS / 2
+        {
+            self.brief.insert(key.clone());
+        }
+    }
+
+    /// Others are told of a presence.
+    pub(super) fn announced(&mut self, now: u64, event: &str, key: &str) -> Result<(), String> {
+        let Some((_, Some(attached))) = self.commands.get(key) else { return Ok(()) };
+        let quiet = self.troubled(*attached, now) == 0;
+        if quiet
+            && self.brief.contains(key)
+            && matches!(event, "peer_joined" | "peer_returned" | "peer_left")
+        {
+            return Err(format!("{event} of a command that was gone at once"));
+        }
+        if quiet && event == "peer_joined" && now - attached < BRIEF_MS {
+            return Err(format!("{event} of a command after {} ms", now - attached));
+        }
+        Ok(())
+    }
+
     /// The server has attached a client's connection.
-    pub(super) fn attached(&mut self, identity: u64, socket: u64) {
+    pub(super) fn attached(&mut self, now: u64, identity: u64, socket: u64) {
+        if let Some((_, attached)) = self.commands.values_mut().find(|c| c.0 == identity) {
+            attached.get_or_insert(now);
+        }
         self.homes.insert(identity, socket);
         self.departed.remove(&identity);
     }

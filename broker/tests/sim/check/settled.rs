@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::model::{AcceptKey, Recipient};
+use broker::model::{AcceptKey, Lane, Recipient, Seq};
+use protocol::MessageId;
+use protocol::client::Status;
 
 use crate::client::{Client, Target};
 use crate::world::World;
@@ -12,6 +14,8 @@ pub(crate) fn settled(world: &mut World) {
     let mut failures = Vec::new();
     once(world, &mut failures);
     delivered(world, &mut failures);
+    drained(world, &mut failures);
+    histories(world, &mut failures);
     ordered(world, &mut failures);
     present(world, &mut failures);
     stranded(world, &mut failures);
@@ -32,69 +36,52 @@ fn once(world: &World, failures: &mut Vec<String>) {
     }
 }
 
-/// P2: what was acked has arrived wherever its recipient is.
+/// P2: what was acked has arrived wherever its recipient is, or still waits, or was taken back.
 fn delivered(world: &World, failures: &mut Vec<String>) {
+    let waiting: BTreeSet<_> = world.store.now.deliveries.iter().map(|(_, seq)| *seq).collect();
     for sender in &world.clients {
-        for (body, (id, message)) in &sender.acked {
-            let row = world.store.now.envelopes.values().find(|r| r.envelope.id.as_str() == id);
-            let Some(row) = row else {
+        for (body, (id, _)) in &sender.acked {
+            let rows = &world.store.now.envelopes;
+            let row = MessageId::position(id).and_then(|seq| rows.get(&seq));
+            let Some(row) = row.filter(|row| row.envelope.id.as_str() == id) else {
                 failures.push(format!("P2: {id} was acked and is not stored"));
                 continue;
             };
-            let has = |client: &Client| client.received.iter().any(|(_, b, _)| b == body);
             for recipient in &row.recipients {
-                if !arrived(world, recipient, &has) {
-                    failures.push(format!(
-                        "P2: {body} ({id}) from {} to {recipient} never arrived",
-                        sender.index
-                    ));
+                let seq = row.envelope.seq;
+                let excused =
+                    world.was_purged(recipient, seq) || world.check.was_withheld(recipient, seq);
+                if !waiting.contains(&seq) && !excused && !world.check.has(recipient, id) {
+                    let from = sender.index;
+                    failures.push(format!("P2: {body} ({id}) from {from} to {recipient} is lost"));
                 }
             }
-            if let Target::Session(to) = message.target
-                && world.clients[to].attached
-                && !has(&world.clients[to])
-            {
-                failures.push(format!("P2: {body} to session of {to} never arrived"));
-            }
-        }
-    }
-    for (queue, seq) in &world.store.now.deliveries {
-        let here = world.clients.iter().any(|c| {
-            c.attached
-                && (queue.recipient == Recipient::Session(c.address().into())
-                    || queue.recipient == Recipient::Member(c.member_id().into())
-                    || c.presence
-                        .as_deref()
-                        .is_some_and(|p| queue.recipient == Recipient::Presence(p.into())))
-        });
-        if here {
-            failures.push(format!("P2: {seq} still waits for {}, who is here", queue.recipient));
         }
     }
 }
 
-fn arrived(world: &World, recipient: &Recipient, has: &dyn Fn(&Client) -> bool) -> bool {
-    let of_member = |member: usize| {
-        let mut mates = world.clients.iter().filter(|c| c.member == member).peekable();
-        let here = world.clients.iter().any(|c| c.member == member && c.attached);
-        !here || mates.any(has)
-    };
-    match recipient {
-        Recipient::Session(key) => {
-            let client = world.clients.iter().find(|c| c.address() == **key);
-            client.is_none_or(|client| !client.attached || has(client))
-        }
-        Recipient::Presence(id) => {
-            let holder = world.clients.iter().find(|c| c.presence.as_deref() == Some(id.as_str()));
-            match holder {
-                Some(client) if client.attached => has(client) || of_member(client.member),
-                Some(client) => of_member(client.member),
-                None => true,
-            }
-        }
-        Recipient::Member(id) => {
-            let member = id.as_str().trim_start_matches("member-").parse().unwrap_or(0);
-            of_member(member)
+/// Nobody who is here and may be disturbed has anything waiting; nobody works for ever.
+fn drained(world: &mut World, failures: &mut Vec<String>) {
+    let Some(owner) = world.current() else { return };
+    let peers = world.peers(owner, &mut Vec::new());
+    let busy: BTreeSet<_> = peers
+        .iter()
+        .filter(|peer| peer.status != Status::Idle)
+        .map(|peer| peer.session_id.as_str())
+        .collect();
+    if let Some(peer) = peers.iter().find(|peer| peer.status == Status::Working) {
+        failures.push(format!("status: {} still works", peer.session_id));
+    }
+    let shown: BTreeSet<_> = peers.iter().map(|peer| peer.session_id.as_str()).collect();
+    for (queue, seq) in &world.store.now.deliveries {
+        let takes = |client: &Client| {
+            let session = client.session_id.as_str();
+            // Of whom is hidden the status is not known here.
+            let idle = shown.contains(session) && !busy.contains(session);
+            client.attached && (queue.lane == Lane::Urgent || idle)
+        };
+        if world.clients.iter().any(|client| client.owns(&queue.recipient) && takes(client)) {
+            failures.push(format!("P2: {seq} still waits for {}, who is here", queue.recipient));
         }
     }
 }
@@ -121,13 +108,19 @@ fn ordered(world: &World, failures: &mut Vec<String>) {
                     let own = match message.target {
                         Target::Session(other) => other == to.index,
                         // What an ended presence left to its member is not addressed to us.
-                        Target::All => addressed(world, id, to),
+                        Target::All | Target::Group(_) | Target::Topic(_) => {
+                            addressed(world, id, to)
+                        }
                         _ => false,
                     };
                     if message.sockets != [*socket]
                         || !own
                         || to.address() == to.member_keys.public_hex()
                     {
+                        continue;
+                    }
+                    // Kept from it for a while, it may come later than what was not.
+                    if world.check.may_have_waited(id, to, world) {
                         continue;
                     }
                     let Some(place) = bodies.iter().position(|b| b == body) else { continue };
@@ -147,8 +140,8 @@ fn ordered(world: &World, failures: &mut Vec<String>) {
 
 fn addressed(world: &World, id: &str, to: &Client) -> bool {
     let own = Recipient::Session(to.address().into());
-    let mut rows = world.store.now.envelopes.values();
-    rows.any(|row| row.envelope.id.as_str() == id && row.recipients.contains(&own))
+    let row = MessageId::position(id).and_then(|seq| world.store.now.envelopes.get(&seq));
+    row.is_some_and(|row| row.envelope.id.as_str() == id && row.recipients.contains(&own))
 }
 
 /// P5 and P7: whoever is here has one lease, whoever is gone has none, and the owner agrees.
@@ -166,5 +159,26 @@ fn present(world: &mut World, failures: &mut Vec<String>) {
         if client.back_at.is_some() && !client.attached {
             failures.push(format!("client {} wants to be here and is not", client.index));
         }
+    }
+}
+
+/// Each topic message is in a history once, and nothing else is.
+fn histories(world: &World, failures: &mut Vec<String>) {
+    let written = world.store.now.history.iter().map(|history| &history.envelope.id);
+    let ids: BTreeSet<_> = written.clone().collect();
+    let sent = world.store.now.envelopes.values().filter(|r| r.envelope.target.starts_with('#'));
+    let sent: BTreeSet<_> = sent.map(|row| &row.envelope.id).collect();
+    if ids != sent || written.count() != sent.len() {
+        failures.push("topics: the histories are not what was sent to topics".to_owned());
+    }
+}
+
+impl World {
+    /// From its own queue, or from its member's, which inherited it.
+    fn was_purged(&self, recipient: &Recipient, seq: Seq) -> bool {
+        let purged = &self.store.now.purged;
+        let heir = self.check.heir(recipient);
+        purged.contains(&(recipient.clone(), seq))
+            || heir.is_some_and(|heir| purged.contains(&(heir, seq)))
     }
 }

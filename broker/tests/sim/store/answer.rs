@@ -26,9 +26,16 @@ impl SimStore {
                 Answer::Topic(topic)
             }
             Question::Moderation { caller, command, target } => {
+                let done = self.now.done.get(command);
+                let mut caller = self.now.members.get(caller).cloned();
+                if let Some(caller) =
+                    caller.as_mut().filter(|_| self.plants(Planted::EveryoneModerates))
+                {
+                    "admin".clone_into(&mut caller.role);
+                }
                 Answer::Moderation(Box::new(Moderation {
-                    caller: self.now.members.get(caller).cloned(),
-                    done: self.now.done.get(command).cloned(),
+                    caller,
+                    done: done.cloned().filter(|_| !self.plants(Planted::DoneIgnored)),
                     matching: target.as_ref().map_or_else(Vec::new, |target| self.matching(target)),
                 }))
             }
@@ -48,7 +55,8 @@ impl SimStore {
     }
 
     fn identify(&self, wall: i64, claim: &Claim) -> Identity {
-        let member = self.now.member_of(&claim.pubkey).cloned();
+        let mut member = self.now.member_of(&claim.pubkey).cloned();
+        self.forge(member.as_mut());
         let known = member.as_ref().filter(|_| claim.place.is_some());
         let saved = known.and_then(|member| self.now.saved.get(&member.id)).cloned();
         let place = claim.place.as_ref().filter(|_| known.is_some_and(|member| !member.revoked));
@@ -75,7 +83,21 @@ impl SimStore {
         waiting.map(|waiting| Pending { id: waiting.id, status: waiting.status.status })
     }
 
+    /// Plants what a hello may be told wrong.
+    fn forge(&self, member: Option<&mut Member>) {
+        let Some(member) = member else { return };
+        if self.plants(Planted::RemovedLetIn) {
+            member.revoked = false;
+        }
+        if self.plants(Planted::GrantsUnread) {
+            member.grants = Grants::default();
+        }
+    }
+
     fn grants(&self) -> Vec<(MemberId, Grants)> {
+        if self.plants(Planted::GrantsUnread) {
+            return Vec::new();
+        }
         let members = self.now.members.values().filter(|member| !member.grants.is_empty());
         members.map(|member| (member.id.clone(), member.grants.clone())).collect()
     }

@@ -3,7 +3,7 @@
 use broker::model::*;
 use protocol::{MemberId, PresenceId};
 
-use super::{Row, SimStore};
+use super::{Gone, Row, SimStore};
 use crate::faults::Planted;
 
 impl SimStore {
@@ -31,6 +31,7 @@ impl SimStore {
                 self.now.revoked_at.remove(member);
                 self.set_revoked(member, false);
             }
+            Write::Purge { .. } if self.plants(Planted::PurgeSkipped) => {}
             Write::Purge { member, presences } => return self.purge(member, presences),
             Write::Done { command, reply } => {
                 if self.now.done.insert(command.clone(), reply.clone()).is_some() {
@@ -69,7 +70,9 @@ impl SimStore {
         if row.envelope.id != confirm.message {
             return;
         }
-        self.now.received(&confirm.queue, confirm.seq);
+        if self.now.received(&confirm.queue, confirm.seq) {
+            self.now.gone.push(Gone { queue: confirm.queue.clone(), seq: confirm.seq });
+        }
         if self.planted == Some(Planted::ConfirmedByAnother) {
             self.now.received_by_all(confirm.seq);
         }

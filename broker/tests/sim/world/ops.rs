@@ -1,7 +1,7 @@
 //! What the store is asked to do, moment by moment.
 
-use broker::mesh::io::Input;
-use broker::model::{MeshCommit, Outcome, Unit, Write};
+use broker::mesh::io::{Answer, Input};
+use broker::model::{Epoch, MeshCommit, Outcome, Unit, Write};
 
 use super::{Event, Op, Reply, Work, World};
 use crate::client::wall;
@@ -44,7 +44,11 @@ impl World {
                     self.fire(Fault::AnswerFailed);
                     None
                 } else {
-                    Some(self.store.answer(wall(self.now), &question))
+                    let answer = self.store.answer(wall(self.now), &question);
+                    if matches!(&answer, Answer::Moderation(known) if known.done.is_some()) {
+                        self.fire(Fault::CommandRepeated);
+                    }
+                    Some(answer)
                 };
                 let pause = if answer.is_none() { 1_000 } else { 2 };
                 let reply = Reply::Input(Input::Answer(ticket, answer));
@@ -116,7 +120,7 @@ impl World {
     pub(super) fn apply(&mut self, commit: &MeshCommit) -> Outcome {
         let units = &commit.units;
         if !units.iter().any(is_poison) {
-            return self.land(units);
+            return self.land(commit.epoch, units);
         }
         self.fire(Fault::PoisonRow);
         let mut all_purged = 0;
@@ -124,7 +128,7 @@ impl World {
             if is_poison(unit) {
                 return Outcome::Stopped { committed, at: None };
             }
-            match self.land(std::slice::from_ref(unit)) {
+            match self.land(commit.epoch, std::slice::from_ref(unit)) {
                 Outcome::Committed { purged } => all_purged += purged,
                 Outcome::Known(known) => {
                     return Outcome::Stopped { committed, at: known.into_iter().next() };
@@ -135,10 +139,13 @@ impl World {
         Outcome::Committed { purged: all_purged }
     }
 
-    fn land(&mut self, units: &[Unit]) -> Outcome {
+    fn land(&mut self, epoch: Epoch, units: &[Unit]) -> Outcome {
         let outcome = self.store.commit(self.now, units);
         if matches!(outcome, Outcome::Committed { .. }) {
-            self.check.committed(self.now, units, &self.store.now);
+            if let Outcome::Committed { purged: 1.. } = outcome {
+                self.fire(Fault::Purged);
+            }
+            self.check.committed(self.now, epoch, units, &self.store.now);
             self.check.clash(self.now, self.store.clash.take());
         }
         outcome
@@ -242,6 +249,7 @@ impl World {
         self.store_down_until = 0;
         self.store_slow_until = 0;
         self.unstall();
+        self.grant_all();
     }
 }
 

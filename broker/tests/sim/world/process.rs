@@ -1,13 +1,17 @@
 //! A process: its mesh, its connections, its death.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use broker::mesh::Mesh;
-use broker::mesh::io::{Effect, Input, ToEdge};
+use broker::mesh::io::{Command, ConnId, Effect, Input, Numbered, ToEdge};
 use broker::model::Outcome;
 use protocol::MeshId;
+use protocol::client::{Request, Verb};
+use protocol::server::{Frame, Peer};
 
 use super::{Down, Event, Process, Work, World};
+use crate::check::Outlet;
 use crate::client::MESH;
 use crate::faults::{Fault, Planted};
 
@@ -15,10 +19,7 @@ impl World {
     pub(crate) fn start(&mut self) {
         let id = self.next_process;
         self.next_process += 1;
-        let mut limits = self.limits;
-        if self.planted == Some(Planted::GraceForever) {
-            limits.grace_ms = u64::MAX / 4;
-        }
+        let limits = self.forge_limits(self.limits);
         let process = Process {
             mesh: Mesh::new(MeshId::from(MESH), limits),
             open: BTreeMap::new(),
@@ -123,7 +124,7 @@ impl World {
         process.and_then(|p| self.processes.get(&p)).is_some_and(|p| p.frozen)
     }
 
-    pub(super) fn input(&mut self, process: u64, input: Input) {
+    pub(crate) fn input(&mut self, process: u64, input: Input) {
         if let Some(state) = self.processes.get_mut(&process) {
             state.inbox.push_back(input);
             self.step_soon(process);
@@ -150,6 +151,7 @@ impl World {
         let inputs: Vec<_> = process.inbox.drain(..).collect();
         for input in inputs {
             self.trace(|| format!("process-{id} takes {input:?}"));
+            let input = self.forge_input(input);
             if let Some(process) = self.processes.get_mut(&id) {
                 process.mesh.apply(now, input);
             }
@@ -158,9 +160,8 @@ impl World {
         process.mesh.apply(now, Input::Tick);
         let mut effects = process.mesh.drain(now);
         let deadline = process.mesh.deadline();
-        if self.planted == Some(Planted::PushesSwapped) {
-            swap_pushes(&mut effects);
-        }
+        self.forge_effects(id, &mut effects);
+        self.judge_pushes(id, &mut effects);
         for effect in effects {
             self.trace(|| format!("process-{id} {effect:?}"));
             self.carry_out(id, effect);
@@ -173,6 +174,55 @@ impl World {
             }
         }
         self.check.bounds(self.now, self.processes.get(&id).map(|p| &p.mesh));
+    }
+
+    /// What leaves must be allowed to, and disturb nobody who does not want to be. What the owner
+    /// says of everybody's status is asked as a peer would ask.
+    fn judge_pushes(&mut self, id: u64, effects: &mut Vec<Effect>) {
+        if self.store.now.owner != id {
+            return;
+        }
+        let mut disturbed = Vec::new();
+        for effect in effects.iter() {
+            let Effect::Push { conn, envelope, .. } = effect else { continue };
+            let open = self.processes.get(&id).and_then(|process| process.open.get(conn));
+            let Some((socket, state)) = open.and_then(|s| Some((*s, self.sockets.get(s)?))) else {
+                continue;
+            };
+            let to = Outlet { socket, identity: state.identity, client: state.client };
+            let session = self.clients[to.client].session_of(to.identity);
+            if self.check.leaves(self.now, &to, envelope) {
+                disturbed.push(session);
+            }
+        }
+        if !disturbed.is_empty() {
+            let peers = self.peers(id, effects);
+            self.check.disturbed(self.now, &disturbed, &peers);
+        }
+    }
+
+    /// Everybody visible, as the owner sees them now.
+    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<Effect>) -> Vec<Peer> {
+        let now = self.time();
+        let conn = ConnId { process: u64::MAX, number: self.fresh() };
+        let Some(process) = self.processes.get_mut(&id) else { return Vec::new() };
+        let Some(epoch) = process.mesh.serving() else { return Vec::new() };
+        let command = Arc::new(Command::Request(Request { verb: Verb::ListPeers, req_id: None }));
+        let asked = Numbered { conn, epoch, base: 0, number: 0, command };
+        process.mesh.apply(now, Input::Command(asked));
+        process.mesh.apply(now, Input::Lost(conn));
+        let mut seen = Vec::new();
+        for effect in process.mesh.drain(now) {
+            match effect {
+                Effect::Result {
+                    conn: to, frame: Some(Frame::PeersList { peers, .. }), ..
+                } if to == conn => {
+                    seen = peers;
+                }
+                other => effects.push(other),
+            }
+        }
+        seen
     }
 
     pub(super) fn carry_out(&mut self, id: u64, effect: Effect) {
@@ -208,7 +258,8 @@ impl World {
                         && let Some(socket) = self.sockets.get_mut(id)
                     {
                         socket.lost_at = None;
-                        self.check.attached(socket.identity, *id);
+                        self.check.attached(self.now, socket.identity, *id);
+                        self.check.line_attached(self.now, *id);
                     }
                 }
                 self.tell(id, conn, ToEdge::Attached { held, number, frame });
@@ -226,6 +277,9 @@ impl World {
                 self.tell(id, conn, ToEdge::Push { envelope, hide_member });
             }
             Effect::Broadcast { conns, frame } => {
+                if let Frame::Event(event) = &*frame {
+                    self.check.announced(self.now, event.event, &event.event_data);
+                }
                 for conn in conns {
                     self.tell(id, conn, ToEdge::Event(frame.clone()));
                 }
@@ -235,22 +289,5 @@ impl World {
             Effect::Superseded => self.kill(id),
             Effect::Count(_) => {}
         }
-    }
-}
-
-fn swap_pushes(effects: &mut [Effect]) {
-    let mut pushes = effects.iter_mut().filter_map(|effect| match effect {
-        Effect::Push { conn, envelope, .. } => Some((*conn, envelope)),
-        _ => None,
-    });
-    let mut before = pushes.next();
-    for (conn, envelope) in pushes {
-        if let Some((last, earlier)) = before
-            && last == conn
-            && earlier.lane() == envelope.lane()
-        {
-            std::mem::swap(earlier, envelope);
-        }
-        before = Some((conn, envelope));
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use broker::edge::session::{Action, EdgeLimits, Session};
-use broker::mesh::io::{ConnId, Input, ToEdge};
+use broker::mesh::io::{Command, ConnId, Input, Numbered, ToEdge};
 use protocol::MeshId;
+use protocol::client::Verb;
 use protocol::server::Frame;
 
 use super::{Down, Event, Socket, Up, World, next_conn};
@@ -104,6 +105,9 @@ impl World {
                 Up::Closed { clean } => {
                     let identity = state.identity;
                     state.session.closed(now, clean);
+                    if clean {
+                        self.check.goodbye_read(now.mono, identity);
+                    }
                     self.check.connection_ended(now.mono, socket);
                     self.check.departed(now.mono, identity, socket);
                 }
@@ -139,7 +143,10 @@ impl World {
                         self.tell(process, conn, ToEdge::Reset(epoch));
                     }
                 }
-                Action::Up(numbered) => self.input(process, Input::Command(numbered)),
+                Action::Up(numbered) => {
+                    self.note_command(identity, &numbered);
+                    self.input(process, Input::Command(numbered));
+                }
                 Action::Pong(conn, nonce) => self.input(process, Input::Pong { conn, nonce }),
                 Action::Write(frame) => {
                     if let Frame::Ack(ack) = &frame
@@ -182,6 +189,17 @@ impl World {
                 state.tick_at = Some(due);
                 self.at(due - self.now, Event::SocketTick(socket));
             }
+        }
+    }
+
+    fn note_command(&mut self, identity: u64, numbered: &Numbered) {
+        let Command::Request(request) = &*numbered.command else { return };
+        let kicks = matches!(request.verb, Verb::Kick(_));
+        if kicks
+            || matches!(request.verb, Verb::Disconnect(_) | Verb::Ban { .. } | Verb::Unban { .. })
+        {
+            let key = format!("{}:{}", numbered.conn, numbered.number);
+            self.check.commanded(self.now, key, identity, kicks);
         }
     }
 

@@ -1,0 +1,148 @@
+//! What each commit must be, unit by unit, in the order of the rules' decisions.
+
+use broker::model::{Epoch, LeaseRow, Recipient, Unit, Write};
+use protocol::client::Status;
+
+use super::presences::Cause;
+use super::{Checker, audit, recipients};
+use crate::faults::Fault;
+use crate::store::{Durable, Gone};
+
+impl Checker {
+    /// These units have landed.
+    pub(crate) fn committed(&mut self, now: u64, epoch: Epoch, units: &[Unit], store: &Durable) {
+        // The store is as it is behind all of them.
+        for write in units.iter().flat_map(|unit| &unit.0) {
+            if let Write::Revoke { member, .. } | Write::Reinstate { member } = write {
+                self.removal_changed(now, member);
+            }
+        }
+        for unit in units {
+            let verdict = audit::complete(unit).and_then(|()| audit::describes(unit));
+            self.note("audit", now, verdict);
+            let landing = (unit, epoch);
+            let verdict = self.removals.landed(now, landing, &self.leases, store);
+            self.note("moderation", now, verdict);
+            for (place, write) in unit.0.iter().enumerate() {
+                self.written(now, epoch, (unit, place), write, store);
+            }
+        }
+        if self.chain.entries != store.audit.len() {
+            self.fail(|| format!("audit: {now}: entries came with no commit"));
+        }
+        for gone in &store.gone {
+            let verdict = self.confirmed(now, gone, store);
+            self.note("P2", now, verdict);
+        }
+    }
+
+    fn written(
+        &mut self,
+        now: u64,
+        epoch: Epoch,
+        (unit, place): (&Unit, usize),
+        write: &Write,
+        store: &Durable,
+    ) {
+        match write {
+            Write::Audit(row) => {
+                let verdict = self.chain.follow(row);
+                self.note("audit", now, verdict);
+                if row.event == "peer_joined" {
+                    let verdict = self.joined(unit);
+                    self.note("P5", now, verdict);
+                }
+            }
+            Write::SaveLease(row) => {
+                let verdict = self.lease_saved(now, epoch, row);
+                self.note("leases", now, verdict);
+            }
+            Write::SaveState(change) => {
+                let behind = unit.0[place + 1..].iter().find(|w| !matches!(w, Write::Audit(_)));
+                let saved = &mut self.saved;
+                let verdict = behind.map(|behind| saved.saved(change, behind, &self.leases));
+                self.note("peer_state", now, verdict.unwrap_or(Err("a lonely state".to_owned())));
+            }
+            Write::DropLease(presence) => {
+                let moderated = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
+                let cause = if moderated { Cause::Moderated } else { Cause::Grace };
+                let verdict = self.presences.left(now, presence.as_str(), cause);
+                self.note("P5", now, verdict);
+                self.leases.0.remove(presence);
+            }
+            Write::Accept(accept) => {
+                let sender = self.traffic.sender(&accept.envelope.ciphertext);
+                let sender = sender.and_then(|identity| self.presences.presence(identity));
+                let sender = sender.map(Into::into);
+                let (leases, windows) = (&self.leases, &self.windows);
+                let verdict =
+                    recipients::check(unit, accept, sender.as_ref(), leases, windows, store);
+                self.note("recipients", now, verdict);
+            }
+            Write::UsePending(_) => {
+                self.fire(Fault::PendingUsed);
+                let told = unit.0.iter().any(|write| {
+                    matches!(write, Write::SaveLease(row) if row.body.contains(r#""source":"hook""#))
+                });
+                let verdict = if told { Ok(()) } else { Err("a hook's word is lost".to_owned()) };
+                self.note("status", now, verdict);
+            }
+            _ => {}
+        }
+    }
+
+    fn joined(&mut self, unit: &Unit) -> Result<(), String> {
+        let row = unit.0.iter().find_map(|write| match write {
+            Write::SaveLease(row) => Some(row),
+            _ => None,
+        });
+        let row = row.ok_or("a join without a lease")?;
+        self.presences.joined(row.place.pid.unsigned_abs(), row.presence.as_str())
+    }
+
+    fn lease_saved(&mut self, now: u64, epoch: Epoch, row: &LeaseRow) -> Result<(), String> {
+        let before = self.leases.save(row)?;
+        let Some(body) = self.leases.0.get(&row.presence) else { return Ok(()) };
+        self.saved.changed(&row.presence, before.as_ref(), body);
+        if let Some(before) = &before
+            && (before.status, body.status) == (Status::Working, Status::Idle)
+            && body.source == "jsonl"
+        {
+            let hooked = before.source == "hook";
+            self.fire(if hooked { Fault::HookStale } else { Fault::WorkingSwept });
+        }
+        if row.away {
+            return Ok(());
+        }
+        self.removals.came(now, epoch, (&row.presence, &self.leases))
+    }
+
+    /// P2: what is confirmed has been received, or was kept from its recipient by its grants.
+    fn confirmed(&mut self, now: u64, gone: &Gone, store: &Durable) -> Result<(), String> {
+        let Gone { queue, seq } = gone;
+        let envelope = &store.envelopes[seq].envelope;
+        let (member, received) = match &queue.recipient {
+            Recipient::Session(key) => {
+                let member = store.keys.get(key).cloned();
+                (member, self.traffic.session_has(key, envelope.id.as_str()))
+            }
+            Recipient::Presence(presence) => {
+                let member = self.leases.0.get(presence).map(|body| body.member.clone());
+                let identity = self.presences.identity(presence.as_str());
+                (member, identity.is_some_and(|who| self.traffic.has(who, envelope.id.as_str())))
+            }
+            Recipient::Member(member) => {
+                (Some(member.clone()), self.traffic.member_has(member, envelope.id.as_str()))
+            }
+        };
+        if received {
+            return Ok(());
+        }
+        if member.is_some_and(|to| self.windows.may_withhold(&to, envelope, now)) {
+            self.fire(Fault::Withheld);
+            self.traffic.withheld(&queue.recipient, *seq);
+            return Ok(());
+        }
+        Err(format!("{} is confirmed by {}, who never got it", envelope.id, queue.recipient))
+    }
+}
