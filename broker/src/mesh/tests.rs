@@ -472,6 +472,27 @@ fn what_a_leaving_peer_asks_is_answered_behind_its_departure() {
 }
 
 #[test]
+fn an_unban_is_in_the_audit_though_its_caller_has_gone_meanwhile() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let verb = Verb::Unban { target: Some("ben".to_owned()) };
+    scene.command(1, Command::Request(Request { verb, req_id: None }));
+    scene.input(Input::Lost(conn(1)));
+    let tickets = scene.take(|effect| match effect {
+        Effect::Ask(ticket, Question::Moderation { .. }) => Some(*ticket),
+        _ => None,
+    });
+    let matching = identity("ben").member.into_iter().collect();
+    let known = Moderation { caller: identity("ana").member, done: None, matching };
+    let answer = Answer::Moderation(Box::new(known));
+    scene.input(Input::Answer(tickets[0], Some(answer)));
+    let unbans = scene.commit().into_iter().filter(
+        |write| matches!(write, Write::Audit(row) if row.event == "member_unbanned"),
+    );
+    assert_eq!(unbans.count(), 1);
+}
+
+#[test]
 fn a_command_that_was_done_is_answered_and_not_done_again() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
