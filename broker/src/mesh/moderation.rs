@@ -5,6 +5,7 @@
 //! the departures, the ban, the entry of the audit, and the note that the command is done.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use protocol::client::{Request, Selection, Verb};
 use protocol::server::{self, Ended, Frame};
@@ -19,7 +20,7 @@ use super::pipeline::{Left, Then};
 use super::query::{Asked, NoAnswer, error};
 use super::roster::{Lease, LeaseNo};
 use super::state::Mesh;
-use crate::model::{Ban, Member, Moderation, Target, Write};
+use crate::model::{Ban, Member, Moderation, Sender, Target, Write};
 
 /// How long what was read of a member before its ban may be on its way: the wait for an answer,
 /// and a read that began at its end.
@@ -125,7 +126,7 @@ impl Mesh {
             }
             Verb::Unban { target } => {
                 let target = target.as_deref().unwrap_or_default();
-                self.unban(now, (conn, number), request, target, &known.matching)
+                self.unban(now, (conn, number), request, target, &caller, &known.matching)
             }
             _ => Ok(()),
         }
@@ -240,7 +241,7 @@ impl Mesh {
             self.revoked.insert(member, now.mono + REVOKED_MS);
         }
         let payload = json!({ "target": found.display_name, "targetPubkey": found.pubkey });
-        writes.extend(self.audited(conn, "member_banned", &payload, now));
+        writes.push(self.audited(conn, caller, "member_banned", &payload, now));
         writes.push(done.write(conn, number));
         self.pipeline.push(writes, Then::Left(Box::new(left)));
         Ok(())
@@ -252,6 +253,7 @@ impl Mesh {
         (conn, number): (ConnId, u64),
         request: &Request,
         target: &str,
+        caller: &Member,
         matching: &[Member],
     ) -> Result<(), (&'static str, String)> {
         let not_found = || ("not_found", format!("no banned peer \"{target}\""));
@@ -263,22 +265,31 @@ impl Mesh {
             self.revoked.remove(&member.id);
         }
         let payload = json!({ "target": found.display_name });
-        writes.extend(self.audited(conn, "member_unbanned", &payload, now));
+        writes.push(self.audited(conn, caller, "member_unbanned", &payload, now));
         writes.push(done.write(conn, number));
         let frame = Some(done.frame(request));
         self.pipeline.push(writes, Then::Done { conn, number, frame, tell: None });
         Ok(())
     }
 
+    /// In the name of the caller's connection, or of the member should that have gone meanwhile.
     fn audited(
         &self,
         conn: ConnId,
+        caller: &Member,
         event: &'static str,
         payload: &serde_json::Value,
         now: Now,
-    ) -> Option<Write> {
-        let lease = self.roster.get(self.roster.of_conn(conn)?)?;
-        Some(Write::Audit(audit::entry(event, &lease.sender, payload, now.wall)))
+    ) -> Write {
+        let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
+        let member = || Sender {
+            member: caller.id.clone(),
+            member_pubkey: caller.pubkey.clone(),
+            session_pubkey: None,
+            name: caller.display_name.as_str().into(),
+        };
+        let actor = lease.map_or_else(|| Arc::new(member()), |lease| lease.sender.clone());
+        Write::Audit(audit::entry(event, &actor, payload, now.wall))
     }
 
     fn member_of(&self, conn: ConnId) -> Option<MemberId> {

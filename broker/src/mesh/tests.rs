@@ -108,6 +108,10 @@ impl Scene {
             profile: Profile { session_id: format!("session-{who}"), ..Profile::default() },
             signature: format!("signature-{number}").into(),
         };
+        self.greet_with(number, attach);
+    }
+
+    fn greet_with(&mut self, number: u64, attach: Attach) {
         self.command(number, Command::Attach(Box::new(attach)));
         let tickets = self.take(|effect| match effect {
             Effect::Ask(ticket, Question::Identity(claim)) => Some((*ticket, claim.pubkey.clone())),
@@ -237,6 +241,31 @@ fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
     let held = vec![held[1].clone(), held[0].clone()];
     scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
     assert!(scene.mesh.roster.of_conn(conn(2)).is_some());
+}
+
+#[test]
+fn a_command_that_is_gone_at_once_is_nobodys_news_in_a_new_epoch_either() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let (session_id, channel) = ("command".to_owned(), Some("claude-code".to_owned()));
+    let attach = Attach {
+        pubkey: "ben".into(),
+        member: None,
+        session: SessionKey::Claimed("key".into()),
+        profile: Profile { session_id, channel, ..Profile::default() },
+        signature: "signature".into(),
+    };
+    scene.greet_with(2, attach);
+    let held = scene.attached();
+    let rows = scene.mesh.roster.iter().map(|(_, lease)| lease.row());
+    let leases = rows.map(|row| crate::model::StoredLease { row, away_ms: 0 }).collect();
+    scene.input(Input::CommitUnknown);
+    scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
+    scene.command(2, Command::Detach { clean: true });
+    scene.commit();
+    assert_eq!(scene.mesh.leases(), 1);
+    let told = scene.take(|effect| matches!(effect, Effect::Broadcast { .. }).then_some(()));
+    assert!(told.is_empty());
 }
 
 #[test]
@@ -440,6 +469,27 @@ fn what_a_leaving_peer_asks_is_answered_behind_its_departure() {
     assert!(scene.results().is_empty());
     scene.commit();
     assert_eq!(scene.results().len(), 2);
+}
+
+#[test]
+fn an_unban_is_in_the_audit_though_its_caller_has_gone_meanwhile() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let verb = Verb::Unban { target: Some("ben".to_owned()) };
+    scene.command(1, Command::Request(Request { verb, req_id: None }));
+    scene.input(Input::Lost(conn(1)));
+    let tickets = scene.take(|effect| match effect {
+        Effect::Ask(ticket, Question::Moderation { .. }) => Some(*ticket),
+        _ => None,
+    });
+    let matching = identity("ben").member.into_iter().collect();
+    let known = Moderation { caller: identity("ana").member, done: None, matching };
+    let answer = Answer::Moderation(Box::new(known));
+    scene.input(Input::Answer(tickets[0], Some(answer)));
+    let unbans = scene.commit().into_iter().filter(
+        |write| matches!(write, Write::Audit(row) if row.event == "member_unbanned"),
+    );
+    assert_eq!(unbans.count(), 1);
 }
 
 #[test]

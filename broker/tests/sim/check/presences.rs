@@ -12,6 +12,10 @@ const SLACK_MS: u64 = 5_000;
 /// What a restart may forget of a running grace: the pause between two beats, and a little.
 const BEAT_SLACK_MS: u64 = 1_300;
 
+/// What a one-shot command may have waited for its answer in a new epoch, which counts from its own
+/// start.
+const CATCH_UP_MS: u64 = 500;
+
 /// Whether a departure may come before its grace is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -101,7 +105,7 @@ impl Presences {
         {
             return Err(format!("{event} of a command that was gone at once"));
         }
-        if quiet && event == "peer_joined" && now - attached < BRIEF_MS {
+        if quiet && event == "peer_joined" && now - attached < BRIEF_MS - CATCH_UP_MS {
             return Err(format!("{event} of a command after {} ms", now - attached));
         }
         Ok(())
