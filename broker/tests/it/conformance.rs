@@ -11,7 +11,9 @@ use crate::support::node::{Kind, Node, on_each_store};
 on_each_store!(the_wire_is_as_clients_know_it);
 
 async fn the_wire_is_as_clients_know_it(kind: Kind) {
-    let node = Node::start(kind, &[]).await;
+    // As it is out of the box: other tests send as fast as they like.
+    let rate = [("SEND_RATE_PER_MINUTE", "60"), ("SEND_BURST", "10")];
+    let node = Node::start(kind, &rate).await;
     let names: Vec<String> = (0..24).map(|number| format!("p{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let file = node.mesh_file("conformance", &names).await;
