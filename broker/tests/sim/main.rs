@@ -28,7 +28,7 @@ use faults::{Coverage, Fault, Planted};
 use world::World;
 
 /// Histories in the gate.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 1_500;
 /// At most so many until a planted fault must have been caught.
 const PLANTED_SEEDS: u64 = 200;
 /// Faults go on for so long, in virtual milliseconds.
