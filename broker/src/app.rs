@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes waiting for one peer, or twice the largest frame: a peer that stalls costs at most this
 /// much. Holds a window of envelopes, the replies to a window of commands, and events beside.
 const OUTBOX_BYTES: usize = 4 * WINDOW_BYTES;
+
+/// Audit chains read at once, of the ten connections (Postgres) or three (SQLite) for reading.
+const AUDIT_READERS: usize = 2;
 
 /// Attempts to join by invite that an address may make: far more than people click.
 const JOINS_PER_MINUTE: u32 = 60;
@@ -90,6 +93,9 @@ impl Running {
             store.migrate().await?;
         }
         let claim = lifecycle::claim(&*store, config.lease_grace).await?;
+        if let Err(error) = store.adopt().await {
+            tracing::error!(%error, "what the reference broker left cannot be looked at");
+        }
         for sentence in store.unsafe_settings().await? {
             tracing::warn!("{sentence}");
         }
@@ -125,6 +131,7 @@ impl Running {
             tasks: meshes.clone(),
             stop: stop_meshes.clone(),
             superseded: superseded.clone(),
+            audits: Semaphore::new(AUDIT_READERS),
             last_beat: AtomicU64::new(0),
         });
         let (drain, draining) = watch::channel(None);

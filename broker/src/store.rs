@@ -55,6 +55,11 @@ pub trait Store: Send + Sync + 'static {
     /// Brings the tables up to date. Safe to run twice, at the same time, and beside older nodes.
     async fn migrate(&self) -> Result<(), StoreError>;
 
+    /// Takes over what the reference broker left undelivered on its database. It raises epochs: to
+    /// be called by who has claimed the store, before it runs meshes. What cannot be taken over is
+    /// logged and left.
+    async fn adopt(&self) -> Result<(), StoreError>;
+
     /// Whether it accepts writes now.
     async fn healthy(&self) -> Result<(), StoreError>;
 

@@ -236,6 +236,7 @@ fn push(send: &client::Send, me: &str) -> String {
         sender_name: "Ana",
         reply_to_id: None,
         subtype: None,
+        topic: None,
         client_message_id: send.client_message_id.as_deref(),
         request_fingerprint: None,
     }

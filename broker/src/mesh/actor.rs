@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use protocol::MeshId;
 use router::link::local::Outbox;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +60,8 @@ pub struct Node {
     pub stop: CancellationToken,
     /// Set when another process turns out to own the store.
     pub superseded: CancellationToken,
+    /// Readers of audit chains, of all meshes: long reads must not take every connection.
+    pub audits: Semaphore,
     /// When the store was last told that this node lives.
     pub last_beat: AtomicU64,
 }
@@ -321,6 +323,9 @@ impl Actor {
     fn ask(&self, ticket: Ticket, question: Question) {
         let (node, mesh) = (self.node.clone(), self.id.clone());
         self.work.push(Box::pin(async move {
+            let long = matches!(question, Question::Audit(_) | Question::VerifyAudit);
+            // It is never closed.
+            let _place = if long { node.audits.acquire().await.ok() } else { None };
             match answer(&*node.store, &mesh, question).await {
                 Ok(answer) => Some(Input::Answer(ticket, Some(answer))),
                 Err(error) => {

@@ -26,6 +26,10 @@ pub struct AuditRow {
 /// Entries one `audit_query` may bring.
 pub const AUDIT_ROWS: u32 = 200;
 
+/// How far back one looks: what is asked for seldom must not walk years. Older entries are still
+/// verified.
+pub const AUDIT_WALK: u32 = 100_000;
+
 /// What an `audit_query` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditQuery {

@@ -85,6 +85,10 @@ impl Store for Postgres {
         health::migrate(&self.options).await
     }
 
+    async fn adopt(&self) -> Result<(), StoreError> {
+        adopt::adopt(self).await
+    }
+
     async fn healthy(&self) -> Result<(), StoreError> {
         health::healthy(self).await
     }

@@ -103,6 +103,11 @@ impl Store for Sqlite {
         file::migrate(&self.path, &self.writer).await
     }
 
+    /// The reference kept nothing in files of ours.
+    async fn adopt(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn healthy(&self) -> StoreResult<()> {
         within(file::canary(&self.writer)).await
     }

@@ -29,6 +29,12 @@ struct Adopted {
 }
 
 impl Adopted {
+    /// What a broker does when it starts.
+    async fn adopt(&self) {
+        self.store.migrate().await.unwrap();
+        self.store.adopt().await.unwrap();
+    }
+
     /// As its 30 migrations leave it, changed by what is given; not migrated by us.
     async fn found(changes: &[&'static str]) -> Self {
         let server = Server::shared();
@@ -45,7 +51,7 @@ impl Adopted {
     /// And migrated.
     async fn start() -> Self {
         let adopted = Self::found(&[]).await;
-        adopted.store.migrate().await.unwrap();
+        adopted.adopt().await;
         adopted
     }
 
@@ -89,11 +95,11 @@ fn claim(pubkey: &str) -> Claim {
 async fn its_variants_are_all_taken_over_and_twice_is_once() {
     for changes in [&[][..], &[SCHEMA_PUSH], &[OTHER_NAME], &[SCHEMA_PUSH, OTHER_NAME]] {
         let adopted = Adopted::found(changes).await;
-        adopted.store.migrate().await.unwrap();
+        adopted.adopt().await;
         let depth = adopted.store.queue_depth().await.unwrap();
         let count = "SELECT count(*)::text FROM broker.envelope";
         let envelopes = adopted.texts(count).await;
-        adopted.store.migrate().await.unwrap();
+        adopted.adopt().await;
         assert_eq!(adopted.store.queue_depth().await.unwrap(), depth);
         assert_eq!(adopted.texts(count).await, envelopes);
         assert_eq!((depth, envelopes), (9, vec!["7".to_owned()]));
@@ -178,12 +184,12 @@ async fn an_owner_that_runs_meanwhile_notices() {
     let owned = adopted.store.activate(&"red".into(), "node-1", 0).await.unwrap().unwrap();
     assert_eq!(owned.tail, 7);
     let commit = |epoch| MeshCommit { mesh: "red".into(), epoch, units: Vec::new() };
-    adopted.store.migrate().await.unwrap();
+    adopted.adopt().await;
     let outcomes = adopted.store.commit(0, &[commit(owned.epoch)]).await.unwrap();
     assert_eq!(outcomes, [Outcome::Committed { purged: 0 }], "there was nothing to take");
 
     adopted.execute("UPDATE mesh.message_queue SET delivered_at = NULL WHERE id = 'x1'").await;
-    adopted.store.migrate().await.unwrap();
+    adopted.adopt().await;
     let outcomes = adopted.store.commit(0, &[commit(owned.epoch)]).await.unwrap();
     assert_eq!(outcomes, [Outcome::Fenced]);
     let owned = adopted.store.activate(&"red".into(), "node-1", 0).await.unwrap().unwrap();
@@ -198,7 +204,11 @@ async fn nodes_that_start_at_once_take_each_message_once() {
     let mut nodes = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let url = url.clone();
-        nodes.spawn(async move { Postgres::connect(&url, 1).await?.migrate().await });
+        nodes.spawn(async move {
+            let store = Postgres::connect(&url, 1).await?;
+            store.migrate().await?;
+            store.adopt().await
+        });
     }
     for outcome in nodes.join_all().await {
         outcome.unwrap();
@@ -236,7 +246,7 @@ async fn the_reference_can_still_run_on_it() {
     for changes in [&[][..], &[SCHEMA_PUSH, OTHER_NAME]] {
         let adopted = Adopted::found(changes).await;
         adopted.execute(RUNS).await;
-        adopted.store.migrate().await.unwrap();
+        adopted.adopt().await;
         adopted.execute(RUNS).await;
         let ids = "SELECT data_type::text FROM information_schema.columns
             WHERE table_schema = 'mesh' AND table_name = 'audit_log' AND column_name = 'id'";

@@ -26,10 +26,10 @@ async fn topic(node: &Node, mesh: &Mesh, members: &[&str]) {
         mesh.id
     ))
     .await;
-    for (number, name) in members.iter().enumerate() {
+    for name in members {
         node.sql(&format!(
-            "INSERT INTO mesh.topic_member (id, topic_id, member_id, joined_at) \
-             VALUES ('tm{number}', '{TOPIC}', '{}', now())",
+            "INSERT INTO mesh.topic_member (topic_id, member_id, joined_at) \
+             VALUES ('{TOPIC}', '{}', now())",
             mesh.member(name).id
         ))
         .await;

@@ -72,6 +72,10 @@ impl Store for Scripted {
     async fn migrate(&self) -> Result<(), StoreError> {
         unimplemented!()
     }
+    async fn adopt(&self) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+
     async fn healthy(&self) -> Result<(), StoreError> {
         unimplemented!()
     }

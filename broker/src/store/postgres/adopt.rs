@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use protocol::client::Priority;
+use protocol::limits::ID_BYTES;
 use protocol::{MeshId, MessageId};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgRow;
@@ -22,10 +23,10 @@ use sqlx::{Connection, PgConnection, Row};
 
 use self::directory::{Directory, Meant};
 use super::activate::ENDS;
-use super::commit;
 use super::error::{bounded, classify, unstored};
 use super::queue::priority;
-use super::session::STATEMENT_LIMIT;
+use super::session::{self, STATEMENT_LIMIT};
+use super::{Postgres, commit};
 use crate::model::{
     Accept, AcceptKey, Envelope, Epoch, MeshCommit, Outcome, Sender, Seq, Unit, Write,
 };
@@ -39,8 +40,18 @@ const CHUNK: i64 = 256;
 /// Who raises the epoch.
 const NODE: &str = "adoption";
 
-/// Cheap if there is nothing: one look at the catalogue, or at an index of what waits.
-pub(super) async fn adopt(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Cheap if there is nothing: one look at the catalogue, or at an index of what waits. A mesh whose
+/// messages are refused is logged and left as it is.
+pub(super) async fn adopt(store: &Postgres) -> Result<(), StoreError> {
+    let mut conn = session::open(&store.options).await?;
+    bounded(TASK, STATEMENT_LIMIT, session::take_time(&mut conn)).await?;
+    let adopted = adopt_all(&mut conn).await;
+    // Without a goodbye the connection would end only when the server notices.
+    let _ = bounded("disconnecting", STATEMENT_LIMIT, conn.close()).await;
+    adopted
+}
+
+async fn adopt_all(conn: &mut PgConnection) -> Result<(), StoreError> {
     let there = sqlx::query_scalar::<_, bool>(
         "SELECT to_regclass('mesh.message_queue') IS NOT NULL
             AND to_regclass('mesh.presence') IS NOT NULL",
@@ -52,13 +63,18 @@ pub(super) async fn adopt(conn: &mut PgConnection) -> Result<(), StoreError> {
     for mesh in bounded(TASK, STATEMENT_LIMIT, meshes.fetch_all(&mut *conn)).await? {
         let mesh = MeshId::from(mesh);
         let mut tx = bounded(TASK, STATEMENT_LIMIT, conn.begin()).await?;
-        let taken = adopt_mesh(&mut tx, &mesh).await?;
-        if taken == 0 {
-            bounded(TASK, STATEMENT_LIMIT, tx.rollback()).await?;
-        } else {
-            bounded(TASK, STATEMENT_LIMIT, tx.commit()).await?;
-            tracing::info!(mesh.id = %mesh, messages = taken,
-                "took over what the reference broker had not delivered");
+        match adopt_mesh(&mut tx, &mesh).await {
+            Ok(0) => bounded(TASK, STATEMENT_LIMIT, tx.rollback()).await?,
+            Ok(taken) => {
+                bounded(TASK, STATEMENT_LIMIT, tx.commit()).await?;
+                tracing::info!(mesh.id = %mesh, messages = taken,
+                    "took over what the reference broker had not delivered");
+            }
+            Err(error) => {
+                tracing::error!(mesh.id = %mesh, %error,
+                    "what the reference broker had not delivered cannot be taken over");
+                bounded(TASK, STATEMENT_LIMIT, tx.rollback()).await?;
+            }
         }
     }
     Ok(())
@@ -204,8 +220,9 @@ fn read(row: &PgRow) -> Result<Waiting, StoreError> {
             name: row.try_get::<&str, _>("display_name")?.into(),
         };
         let key = match text("client_message_id")? {
-            Some(key) => AcceptKey::Client(key),
-            None => AcceptKey::Link(format!("{NODE}/{id}")),
+            // The reference knew no bound, and an index does.
+            Some(key) if key.len() <= ID_BYTES => AcceptKey::Client(key),
+            _ => AcceptKey::Link(format!("{NODE}/{id}")),
         };
         let envelope = Envelope {
             id: MessageId::from(""),

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::error::{bounded, classify};
 use super::session::{self, READ_LIMIT};
-use super::{Postgres, adopt, read};
+use super::{Postgres, read};
 use crate::store::{Claim, StoreError};
 
 /// Longest wait for our own and other nodes' migrations together.
@@ -27,17 +27,11 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError
         let mut conn = session::open(options).await?;
         let work = async {
             // Another node's migration may take longer than any statement of ours should.
-            sqlx::raw_sql("SET statement_timeout = '110s'; RESET enable_seqscan;")
-                .execute(&mut conn)
-                .await?;
+            session::take_time(&mut conn).await?;
             let done = migrator().run_direct(None, &mut conn, false).await;
             done.map_err(plain)
         };
-        let mut done = bounded(TASK, MIGRATE_LIMIT, work).await;
-        if done.is_ok() {
-            done = adopt::adopt(&mut conn).await;
-        }
-        match done {
+        match bounded(TASK, MIGRATE_LIMIT, work).await {
             Ok(()) => {
                 // Without a goodbye the lock would end only when the server notices.
                 let _ = bounded("disconnecting", READ_LIMIT, conn.close()).await;

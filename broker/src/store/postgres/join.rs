@@ -49,7 +49,7 @@ async fn decide(conn: &mut PgConnection, joining: &Joining) -> Result<Joined, sq
     };
     let known = sqlx::query_as::<_, (String, bool)>(
         "SELECT id, revoked_at IS NOT NULL FROM mesh.member
-         WHERE mesh_id = $1 AND peer_pubkey = $2
+         WHERE mesh_id = $1 AND peer_pubkey IN ($2, upper($2))
          ORDER BY revoked_at IS NOT NULL, joined_at, id LIMIT 1",
     );
     let known = known.bind(joining.mesh.as_str()).bind(&joining.pubkey);

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 
 use super::error::{classify, unstored};
 use super::{Postgres, read};
-use crate::model::{AUDIT_ROWS, AuditEntry, AuditQuery};
+use crate::model::{AUDIT_ROWS, AUDIT_WALK, AuditEntry, AuditQuery};
 use crate::store::StoreError;
 
 const TASK: &str = "reading the audit chain";
@@ -23,11 +23,13 @@ pub(super) async fn query(
         .bind(i64::from(query.limit.min(AUDIT_ROWS)))
         .bind(i64::try_from(query.offset).unwrap_or(i64::MAX))
         .bind(query.event.as_deref())
-        .bind(reader);
+        .bind(reader)
+        .bind(i64::from(AUDIT_WALK));
     let count = sqlx::query_scalar::<_, i64>(include_str!("sql/count_audit.sql"))
         .bind(mesh.as_str())
         .bind(query.event.as_deref())
-        .bind(reader);
+        .bind(reader)
+        .bind(i64::from(AUDIT_WALK));
     let rows = read!(store, "reading the audit chain", entries, fetch_all);
     let total = read!(store, "counting the audit chain", count, fetch_one);
     Ok((rows.iter().map(entry).collect::<Result<_, _>>()?, unstored(TASK, total)?))

@@ -56,6 +56,19 @@ const SETTINGS: &str = "
     SELECT set_config(name, '5s', false) FROM pg_settings WHERE name = 'transaction_timeout';
 ";
 
+/// For work that comes once: longer than any statement of ours should take, on plans of its own.
+const PATIENCE: &str = "
+    SET statement_timeout = '110s';
+    SET idle_in_transaction_session_timeout = '30s';
+    RESET enable_seqscan;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
+";
+
+/// Lets a connection take its time.
+pub(super) async fn take_time(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(PATIENCE).execute(conn).await.map(|_| ())
+}
+
 /// Reads the URL. Its text never appears in an error.
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url)

@@ -5,9 +5,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqlitePool};
 
 use super::error::{StoreResult, corrupt, to_u64};
-use crate::model::{AUDIT_ROWS, AuditEntry, AuditQuery};
+use crate::model::{AUDIT_ROWS, AUDIT_WALK, AuditEntry, AuditQuery};
 
-/// The count stops at a million.
 pub(super) async fn query(
     reader: &SqlitePool,
     mesh: &MeshId,
@@ -18,7 +17,8 @@ pub(super) async fn query(
     let rows = sqlx::query(
         "SELECT id, event_type, actor_member_id, actor_display_name, payload, prev_hash, hash, \
            created_at \
-         FROM audit_log WHERE mesh_id = ?1 AND (?2 IS NULL OR event_type = ?2) \
+         FROM (SELECT * FROM audit_log WHERE mesh_id = ?1 ORDER BY id DESC LIMIT ?6) \
+         WHERE (?2 IS NULL OR event_type = ?2) \
            AND (?3 IS NULL OR event_type <> 'message_sent' OR actor_member_id IS ?3) \
          ORDER BY id DESC LIMIT ?4 OFFSET ?5",
     )
@@ -27,17 +27,19 @@ pub(super) async fn query(
     .bind(own)
     .bind(query.limit.min(AUDIT_ROWS))
     .bind(i64::try_from(query.offset).unwrap_or(i64::MAX))
+    .bind(AUDIT_WALK)
     .fetch_all(&mut *tx)
     .await?;
     let total: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM audit_log \
-           WHERE mesh_id = ?1 AND (?2 IS NULL OR event_type = ?2) \
-             AND (?3 IS NULL OR event_type <> 'message_sent' OR actor_member_id IS ?3) \
-           LIMIT 1000000)",
+        "SELECT count(*) FROM (SELECT event_type, actor_member_id FROM audit_log \
+           WHERE mesh_id = ?1 ORDER BY id DESC LIMIT ?4) \
+         WHERE (?2 IS NULL OR event_type = ?2) \
+           AND (?3 IS NULL OR event_type <> 'message_sent' OR actor_member_id IS ?3)",
     )
     .bind(mesh.as_str())
     .bind(&query.event)
     .bind(own)
+    .bind(AUDIT_WALK)
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;

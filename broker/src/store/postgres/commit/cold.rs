@@ -48,6 +48,8 @@ pub(super) async fn move_deliveries(
     }
     for (mesh, (member, presences)) in &stage.purges {
         if answer.writes(*mesh) {
+            // It walks all that waits in the mesh. A commit may take a little longer than that.
+            sqlx::raw_sql("SET LOCAL statement_timeout = '5500ms'").execute(&mut *conn).await?;
             let purged: i64 = sqlx::query_scalar(include_str!("../sql/purge.sql"))
                 .bind(plan.mesh_id(*mesh))
                 .bind(member.as_str())
