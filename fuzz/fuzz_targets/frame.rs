@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(refused) => {
             assert!(!refused.reason.is_empty());
             for id in [refused.id, refused.req_id].into_iter().flatten() {
-                assert!(id.len() <= limits::ID_BYTES && !id.contains('\0'));
+                assert!(id.len() <= limits::ECHO_BYTES && !id.contains('\0'));
             }
         }
     }

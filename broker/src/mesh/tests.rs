@@ -486,9 +486,10 @@ fn an_unban_is_in_the_audit_though_its_caller_has_gone_meanwhile() {
     let known = Moderation { caller: identity("ana").member, done: None, matching };
     let answer = Answer::Moderation(Box::new(known));
     scene.input(Input::Answer(tickets[0], Some(answer)));
-    let unbans = scene.commit().into_iter().filter(
-        |write| matches!(write, Write::Audit(row) if row.event == "member_unbanned"),
-    );
+    let unbans = scene
+        .commit()
+        .into_iter()
+        .filter(|write| matches!(write, Write::Audit(row) if row.event == "member_unbanned"));
     assert_eq!(unbans.count(), 1);
 }
 

@@ -1,8 +1,10 @@
 //! Frames of peers: nothing panics, every bound holds, and a refusal names what it refuses.
 
 use proptest::prelude::*;
-use protocol::client::{self, Frame, Malformed, Priority};
-use protocol::limits::{GROUPS, ID_BYTES, NAME_BYTES, PATH_BYTES, TARGET_BYTES};
+use protocol::client::{self, Frame, Malformed, Priority, Request, VERBS, Verb};
+use protocol::limits::{
+    ECHO_BYTES, GROUPS, ID_BYTES, NAME_BYTES, PATH_BYTES, TARGET_BYTES, TEXT_BYTES,
+};
 use serde_json::{Value, json};
 
 fn parse(frame: &Value) -> Result<Frame, Malformed> {
@@ -28,13 +30,28 @@ fn samples() -> Vec<Value> {
         json!({"type": "client_ack", "clientMessageId": "1", "brokerMessageId": "2"}),
         json!({"type": "message_status", "messageId": "12345678", "_reqId": "q"}),
         json!({"type": "list_peers", "_reqId": "q"}),
-        json!({"type": "set_summary", "_reqId": "q"}),
+        json!({"type": "remember", "_reqId": "q"}),
+        json!({"type": "set_status", "status": "dnd", "_reqId": "q"}),
+        json!({"type": "set_summary", "summary": "s", "_reqId": "q"}),
+        json!({"type": "set_visible", "visible": false, "_reqId": "q"}),
+        json!({"type": "set_profile", "avatar": "a", "title": "t", "bio": "b",
+            "capabilities": ["c"], "_reqId": "q"}),
+        json!({"type": "set_stats", "stats": {"messagesIn": 1, "uptime": 0.5}, "_reqId": "q"}),
+        json!({"type": "join_group", "name": "g", "role": "r", "_reqId": "q"}),
+        json!({"type": "leave_group", "name": "g", "_reqId": "q"}),
+        json!({"type": "disconnect", "all": true, "_reqId": "q"}),
+        json!({"type": "kick", "target": "t", "stale": 1000, "_reqId": "q"}),
+        json!({"type": "ban", "target": "t", "_reqId": "q"}),
+        json!({"type": "unban", "target": "t", "_reqId": "q"}),
+        json!({"type": "list_bans", "_reqId": "q"}),
+        json!({"type": "audit_query", "limit": 1, "offset": 2, "eventType": "e", "_reqId": "q"}),
+        json!({"type": "audit_verify", "_reqId": "q"}),
     ]
 }
 
 /// Where the bounded texts are, as JSON pointers, and how many bytes each may have. The ciphertext
 /// and the nonce are bounded by the size of a message, the signatures by what verifies.
-const BOUNDS: [(&str, usize); 27] = [
+const BOUNDS: [(&str, usize); 36] = [
     ("/meshId", ID_BYTES),
     ("/memberId", ID_BYTES),
     ("/parentMemberId", ID_BYTES),
@@ -58,6 +75,15 @@ const BOUNDS: [(&str, usize); 27] = [
     ("/peerType", NAME_BYTES),
     ("/groups/0/name", NAME_BYTES),
     ("/groups/0/role", NAME_BYTES),
+    ("/name", NAME_BYTES),
+    ("/role", NAME_BYTES),
+    ("/title", NAME_BYTES),
+    ("/capabilities/0", NAME_BYTES),
+    ("/target", NAME_BYTES),
+    ("/eventType", NAME_BYTES),
+    ("/summary", TEXT_BYTES),
+    ("/avatar", TEXT_BYTES),
+    ("/bio", TEXT_BYTES),
     ("/cwd", PATH_BYTES),
     ("/targetSpec", TARGET_BYTES),
     ("/nonce", usize::MAX),
@@ -89,11 +115,33 @@ fn samples_are_accepted_as_their_verbs() {
             Frame::SessionHello(_) => "session_hello",
             Frame::Send(_) => "send",
             Frame::ClientAck(_) => "client_ack",
-            Frame::MessageStatus(_) => "message_status",
-            Frame::ListPeers { .. } => "list_peers",
+            Frame::Request(request) => name_of(request),
             Frame::Other { verb, .. } => verb,
         };
         assert_eq!(frame["type"], verb);
+    }
+    let named = |verb: &str| samples().iter().any(|frame| frame["type"] == verb);
+    assert!(VERBS.iter().all(|verb| named(verb)), "a sample of each verb");
+}
+
+fn name_of(request: &Request) -> &'static str {
+    match request.verb {
+        Verb::ListPeers => "list_peers",
+        Verb::MessageStatus { .. } => "message_status",
+        Verb::SetStatus { .. } => "set_status",
+        Verb::SetSummary { .. } => "set_summary",
+        Verb::SetVisible { .. } => "set_visible",
+        Verb::SetProfile(_) => "set_profile",
+        Verb::SetStats { .. } => "set_stats",
+        Verb::JoinGroup(_) => "join_group",
+        Verb::LeaveGroup { .. } => "leave_group",
+        Verb::Disconnect(_) => "disconnect",
+        Verb::Kick(_) => "kick",
+        Verb::Ban { .. } => "ban",
+        Verb::Unban { .. } => "unban",
+        Verb::ListBans => "list_bans",
+        Verb::AuditQuery { .. } => "audit_query",
+        Verb::AuditVerify => "audit_verify",
     }
 }
 
@@ -154,8 +202,8 @@ fn the_order_of_keys_and_blanks_do_not_matter() {
 fn unknown_fields_are_passed_over() {
     for mut frame in samples() {
         let plain = parse(&frame);
-        frame["mentions"] = json!(["ana", {"deep": [[[null]]]}]);
-        frame["bodyVersion"] = json!(2);
+        frame["unheardOf"] = json!(["ana", {"deep": [[[null]]]}]);
+        frame["seq"] = json!(2);
         assert_eq!(parse(&frame), plain);
     }
 }
@@ -225,7 +273,7 @@ fn an_id_survives_faults_elsewhere_in_the_text() {
 
 #[test]
 fn an_id_that_is_no_bounded_text_is_not_echoed() {
-    for id in [json!(17), json!(["17"]), json!("a\0b"), json!("i".repeat(ID_BYTES + 1))] {
+    for id in [json!(17), json!(["17"]), json!("a\0b"), json!("i".repeat(ECHO_BYTES + 1))] {
         let refused = parse(&json!({"type": "send", "id": id, "_reqId": "q"})).unwrap_err();
         assert_eq!((refused.id, refused.req_id.as_deref()), (None, Some("q")));
     }

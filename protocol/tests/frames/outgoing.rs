@@ -1,9 +1,9 @@
 //! Frames of the broker: the exact JSON, field by field, with and without what is optional.
 
-use protocol::client::{Group, Priority};
+use protocol::client::{Group, PeerProfile, Priority, Stats, Status};
 use protocol::server::{
-    Ack, Error, Event, Frame, HelloAck, MemberProfile, MeshPolicy, MessageStatusResult, Peer, Push,
-    Recipient,
+    Ack, AuditEntry, Ban, Ended, Error, Event, Frame, HelloAck, MemberProfile, MeshPolicy,
+    MessageStatusResult, Peer, Push, Recipient, Restored,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ fn hello_ack_2_4() {
             message_mode: "push".into(),
         }),
         mesh_policy: None,
+        restored: None,
         services: vec![],
     };
     let profile = json!({"roleTag": null, "groups": [{"name": "a/b"}, {"name": "c", "role": "lead"}],
@@ -37,6 +38,18 @@ fn hello_ack_2_4() {
         json!({"displayName": true, "roleTag": false, "groups": true, "messageMode": true});
     ack.mesh_policy = Some(MeshPolicy { self_editable: editable.clone() });
     expected["meshPolicy"] = json!({"selfEditable": editable});
+    assert_eq!(json_of(&Frame::HelloAck(Box::new(ack.clone()))), expected);
+
+    ack.restored = Some(Restored {
+        restored: true,
+        last_summary: Some("reading".into()),
+        last_seen_at: None,
+        restored_groups: None,
+        restored_stats: json!({"messagesIn": 1}),
+    });
+    expected["restored"] = json!(true);
+    expected["lastSummary"] = json!("reading");
+    expected["restoredStats"] = json!({"messagesIn": 1});
     assert_eq!(json_of(&Frame::HelloAck(Box::new(ack))), expected);
 }
 
@@ -63,6 +76,7 @@ fn ack_4_3() {
         error: None,
         held: false,
         skipped: 0,
+        req_id: None,
     };
     let expected = json!({"type": "ack", "id": "1", "messageId": "m", "queued": true});
     assert_eq!(json_of(&Frame::Ack(accepted.clone())), expected);
@@ -77,6 +91,59 @@ fn ack_4_3() {
     let expected =
         json!({"type": "ack", "id": "1", "messageId": "", "queued": false, "error": "e"});
     assert_eq!(json_of(&Frame::Ack(Ack::refused(Some("1".into()), "e"))), expected);
+    let expected =
+        json!({"type": "ack", "id": "q", "messageId": "", "queued": false, "_reqId": "q"});
+    assert_eq!(json_of(&Frame::Ack(Ack::done(Some("q".into())))), expected);
+}
+
+#[test]
+fn moderation_6() {
+    let ended = |skipped: &[&str]| Ended {
+        kicked: vec!["Ana".into()],
+        affected: vec!["Ana".into()],
+        skipped_control_plane: skipped.iter().map(|name| (*name).to_owned()).collect(),
+        req_id: Some("q".into()),
+    };
+    let mut expected = json!({"type": "kick_ack", "kicked": ["Ana"], "affected": ["Ana"],
+        "skipped_control_plane": ["Ben"], "_reqId": "q"});
+    assert_eq!(json_of(&Frame::KickAck(ended(&["Ben"]))), expected);
+    expected.as_object_mut().unwrap().remove("skipped_control_plane");
+    expected["type"] = json!("disconnect_ack");
+    assert_eq!(json_of(&Frame::DisconnectAck(ended(&[]))), expected);
+    let ban = Frame::BanAck { banned: "Ana".into(), req_id: None };
+    assert_eq!(json_of(&ban), json!({"type": "ban_ack", "banned": "Ana"}));
+    let unban = Frame::UnbanAck { unbanned: "Ana".into(), req_id: None };
+    assert_eq!(json_of(&unban), json!({"type": "unban_ack", "unbanned": "Ana"}));
+    let bans = vec![Ban { name: "Ana".into(), pubkey: "k".into(), revoked_at: "t".into() }];
+    assert_eq!(
+        json_of(&Frame::ListBansResult { bans, req_id: None }),
+        json!({"type": "list_bans_result",
+            "bans": [{"name": "Ana", "pubkey": "k", "revokedAt": "t"}]})
+    );
+}
+
+#[test]
+fn audit_7() {
+    let entry = AuditEntry {
+        id: 7,
+        event_type: "peer_left".into(),
+        actor: "Ana".into(),
+        payload: json!({}),
+        hash: "h".into(),
+        created_at: "t".into(),
+    };
+    assert_eq!(
+        json_of(&Frame::AuditResult { entries: vec![entry], total: 9, req_id: Some("q".into()) }),
+        json!({"type": "audit_result", "entries": [{"id": 7, "eventType": "peer_left",
+            "actor": "Ana", "payload": {}, "hash": "h", "createdAt": "t"}], "total": 9,
+            "_reqId": "q"})
+    );
+    let broken =
+        Frame::AuditVerifyResult { valid: false, entries: 3, broken_at: Some(4), req_id: None };
+    assert_eq!(
+        json_of(&broken),
+        json!({"type": "audit_verify_result", "valid": false, "entries": 3, "brokenAt": 4})
+    );
 }
 
 #[test]
@@ -115,6 +182,7 @@ fn push_4_4() {
         sender_name: "Ana",
         reply_to_id: None,
         subtype: None,
+        topic: None,
         client_message_id: None,
         request_fingerprint: None,
     };
@@ -152,7 +220,7 @@ fn peers_list_5_1() {
         pubkey: "s".into(),
         member_pubkey: "k".into(),
         display_name: "Ana".into(),
-        status: "idle",
+        status: Status::Idle,
         summary: None,
         groups: vec![],
         session_id: "i".into(),
@@ -163,9 +231,13 @@ fn peers_list_5_1() {
         peer_type: None,
         channel: None,
         model: None,
+        stats: None,
         visible: true,
+        profile: None,
     };
     let full = Peer {
+        stats: Some(Stats { messages_in: Some(3.into()), ..Stats::default() }),
+        profile: Some(PeerProfile { title: Some("t".into()), ..PeerProfile::default() }),
         summary: Some("reads".into()),
         hostname: Some("h".into()),
         peer_type: Some("ai".into()),
@@ -185,6 +257,8 @@ fn peers_list_5_1() {
         ("channel", json!("c")),
         ("model", json!("o")),
         ("visible", json!(false)),
+        ("stats", json!({"messagesIn": 3})),
+        ("profile", json!({"title": "t"})),
     ] {
         second[field] = value;
     }
