@@ -8,7 +8,7 @@ use crate::faults::Fault;
 use crate::world::{Down, Event, Up, World};
 
 /// Messages each client wants to send, unless the history needs more.
-const QUOTA: u64 = 60;
+const QUOTA: u64 = 35;
 /// A burst once in so many wakes: traffic goes on through all of the faults.
 const PACE: u64 = 20;
 /// Process ids of one-shot commands are above.
@@ -92,12 +92,14 @@ impl World {
         let others: Vec<usize> = (0..self.clients.len()).filter(lasts).collect();
         let other = *self.rng.pick(&others);
         let own_member = self.clients[other].member == self.clients[index].member;
+        let group = *self.rng.pick(&GROUPS);
+        let topic = *self.rng.pick(&beside::TOPIC_SPECS);
         let target = match self.rng.between(0, 12) {
             0 | 1 => Target::All,
             2 if !own_member => Target::Member(other),
             3 if self.rng.one_in(8) => Target::Nobody,
-            4 => Target::Group(*self.rng.pick(&GROUPS)),
-            5 | 6 => Target::Topic(*self.rng.pick(&beside::TOPIC_SPECS)),
+            4 => Target::Group(group),
+            5 | 6 => Target::Topic(topic),
             _ if self.clients[other].kind == Kind::Session => Target::Session(other),
             _ if !own_member => Target::Member(other),
             _ => Target::All,
@@ -257,7 +259,9 @@ impl World {
                 Target::Topic(_) => Some(Fault::TopicSend),
                 _ => None,
             };
-            fault.into_iter().for_each(|f| *self.coverage.entry(f).or_default() += 1);
+            if let Some(fault) = fault {
+                *self.coverage.entry(fault).or_default() += 1;
+            }
             let message_id = frame["messageId"].as_str().unwrap_or_default().to_owned();
             client.acked.insert(body, (message_id, message));
         } else {

@@ -85,8 +85,10 @@ impl World {
         for write in commits(effects).flat_map(|c| &c.units).flat_map(|unit| &unit.0) {
             let Write::Confirm(confirm) = write else { continue };
             let recipient = &confirm.queue.recipient;
+            let waits = (confirm.queue.clone(), confirm.seq);
             // Others may be busy.
-            if confirm.queue.lane == Lane::Normal {
+            let urgent = confirm.queue.lane == Lane::Urgent;
+            if !urgent || !self.store.now.deliveries.contains(&waits) {
                 continue;
             }
             let row = self.store.now.envelopes.get(&confirm.seq);

@@ -66,9 +66,10 @@ pub(super) fn describes(unit: &Unit) -> Result<(), String> {
     let wanted = serde_json::json!({
         "priority": envelope.priority.as_str(),
         "targetSpec": envelope.target,
-    });
+    })
+    .to_string();
     let right = unit.0.iter().any(|write| match write {
-        Write::Audit(row) => row.payload == wanted.to_string(),
+        Write::Audit(row) => wanted == row.payload,
         _ => false,
     });
     if right { Ok(()) } else { Err(format!("{} is not in the audit as sent", envelope.id)) }

@@ -108,7 +108,7 @@ impl World {
         if self.chaos && self.rng.one_in(400) {
             self.fire(Fault::CrashAfterCommit);
             self.crash(process);
-        } else if self.chaos && self.rng.one_in(150) {
+        } else if self.chaos && self.rng.one_in(if is_command(&commit) { 8 } else { 150 }) {
             self.fire(Fault::CommitDoneUnknown);
             self.at(2, Event::OpAnswer(id, Reply::Input(Input::CommitUnknown)));
         } else {
@@ -257,4 +257,10 @@ fn is_poison(unit: &Unit) -> bool {
     unit.0.iter().any(
         |write| matches!(write, Write::Accept(a) if a.envelope.ciphertext.starts_with("poison")),
     )
+}
+
+/// Commands that must not be executed again are repeated more often than chance would have it.
+fn is_command(commit: &MeshCommit) -> bool {
+    let mut writes = commit.units.iter().flat_map(|unit| &unit.0);
+    writes.any(|write| matches!(write, Write::Done { .. }))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use broker::mesh::Mesh;
-use broker::mesh::io::{Command, ConnId, Effect, Input, Numbered, ToEdge};
+use broker::mesh::io::{Command, ConnId, Effect, Held, Input, Numbered, ToEdge};
 use broker::model::Outcome;
 use protocol::MeshId;
 use protocol::client::{Request, Verb};
@@ -249,20 +249,8 @@ impl World {
                 }
             }
             Effect::Attached { held, number, frame } => {
-                let conn = held.conn;
-                if let Some(process) = self.processes.get_mut(&id)
-                    && process.open.contains_key(&conn)
-                {
-                    process.held.insert(conn, held.clone());
-                    if let Some(id) = process.open.get(&conn)
-                        && let Some(socket) = self.sockets.get_mut(id)
-                    {
-                        socket.lost_at = None;
-                        self.check.attached(self.now, socket.identity, *id);
-                        self.check.line_attached(self.now, *id);
-                    }
-                }
-                self.tell(id, conn, ToEdge::Attached { held, number, frame });
+                self.note_attached(id, &held);
+                self.tell(id, held.conn, ToEdge::Attached { held, number, frame });
             }
             Effect::Refused { conn, number, frame, close } => {
                 self.tell(id, conn, ToEdge::Refused { number, frame, close });
@@ -288,6 +276,17 @@ impl World {
             Effect::Close { conn, close } => self.tell(id, conn, ToEdge::Close(close)),
             Effect::Superseded => self.kill(id),
             Effect::Count(_) => {}
+        }
+    }
+
+    fn note_attached(&mut self, id: u64, held: &Held) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(socket) = process.open.get(&held.conn).copied() else { return };
+        process.held.insert(held.conn, held.clone());
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.lost_at = None;
+            self.check.attached(self.now, state.identity, socket);
+            self.check.line_attached(self.now, socket);
         }
     }
 }
