@@ -1,4 +1,5 @@
 //! What the program says to those who use it wrongly, or have nothing to point it at.
+#![expect(clippy::expect_used, reason = "a test that cannot go on should say where")]
 
 use std::process::Command;
 

@@ -396,12 +396,10 @@ async fn verify_audit(store: &dyn Store, mesh: &MeshId) -> Result<Answer, StoreE
             let (entries, broken_at) = (verifier.entries, Some(entry.id));
             return Ok(Answer::AuditVerified { entries, broken_at });
         }
-        match page.last() {
-            Some(last) => after = last.id,
-            None => {
-                let entries = verifier.entries;
-                return Ok(Answer::AuditVerified { entries, broken_at: None });
-            }
-        }
+        let Some(last) = page.last() else {
+            let entries = verifier.entries;
+            return Ok(Answer::AuditVerified { entries, broken_at: None });
+        };
+        after = last.id;
     }
 }

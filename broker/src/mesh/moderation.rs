@@ -100,7 +100,10 @@ impl Mesh {
         let Ok(known) = answer else {
             return Err(("unavailable", "the store cannot be asked now".to_owned()));
         };
-        let caller = known.caller.filter(|caller| !caller.revoked && caller.may_moderate());
+        let may = |caller: &Member| {
+            caller.may_moderate() && !caller.revoked && !self.revoked.contains_key(&caller.id)
+        };
+        let caller = known.caller.filter(may);
         let Some(caller) = caller else {
             let what = match &request.verb {
                 Verb::Disconnect(_) => "disconnected",

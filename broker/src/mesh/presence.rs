@@ -143,8 +143,9 @@ impl Lease {
                 record.unsaved.groups = true;
             }
             Change::Leave(name) => {
+                let before = record.groups.len();
                 record.groups.retain(|own| own.name != *name);
-                record.unsaved.groups = true;
+                record.unsaved.groups |= record.groups.len() < before;
             }
         }
         Ok(())

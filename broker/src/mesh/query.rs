@@ -74,7 +74,7 @@ impl Mesh {
                 self.go_on(now, conn);
             }
             Asked::Verify { conn, number, req_id } => {
-                let frame = verified(answer, req_id);
+                let frame = verified(answer.as_ref(), req_id);
                 self.reply(conn, number, frame);
             }
         }
@@ -205,9 +205,9 @@ fn identity(answer: Option<Answer>) -> Result<Option<Box<Identity>>, NoAnswer> {
     }
 }
 
-fn verified(answer: Option<Answer>, req_id: Option<String>) -> Frame {
+fn verified(answer: Option<&Answer>, req_id: Option<String>) -> Frame {
     match answer {
-        Some(Answer::AuditVerified { entries, broken_at }) => {
+        Some(&Answer::AuditVerified { entries, broken_at }) => {
             Frame::AuditVerifyResult { valid: broken_at.is_none(), entries, broken_at, req_id }
         }
         _ => error("audit_verify_error", NOT_NOW, req_id),

@@ -12,6 +12,7 @@ use super::roster::Record;
 use crate::model::{SavedState, StateChange, Totals};
 
 /// What a connection changed since its state was last saved.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Unsaved {
     pub(crate) groups: bool,

@@ -108,10 +108,10 @@ async fn token_and_payload_say_the_same(kind: Kind) {
     let answer = node.post("/join", &with(other).to_string()).await;
     assert_eq!(refused(&answer), "invite_mismatch");
     // One's own signature is not the owner's.
-    let forger = fresh_key();
+    let thief = fresh_key();
     let forged =
-        Invite { owner_pubkey: forger.public_hex(), role: "admin".into(), ..invite.clone() };
-    let forged = forged.signed(&forger);
+        Invite { owner_pubkey: thief.public_hex(), role: "admin".into(), ..invite.clone() };
+    let forged = forged.signed(&thief);
     assert_eq!(refused(&join(&node, &forged.token(), &key).await), "invite_owner_mismatch");
     let unsigned = Invite { role: "admin".into(), ..invite.clone() };
     assert_eq!(refused(&join(&node, &unsigned.token(), &key).await), "invite_bad_signature");

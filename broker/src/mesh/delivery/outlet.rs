@@ -28,6 +28,7 @@ pub(crate) struct Rank {
 }
 
 /// A lease that envelopes can leave through.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) own: Recipient,
