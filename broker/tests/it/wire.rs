@@ -273,13 +273,13 @@ async fn health_and_readiness_are_told(kind: Kind) {
 #[tokio::test]
 async fn other_verbs_are_not_implemented_yet() {
     let (_node, mut ana, ..) = two_peers(Kind::Sqlite).await;
-    for verb in ["set_summary", "join_group", "kick", "topic_list", "remember"] {
+    for verb in ["set_state", "create_task", "mcp_call", "topic_list", "remember"] {
         let error = ana.ask(json!({"type": verb, "id": "ignored"})).await;
         assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("not_implemented")));
         assert_eq!(error["id"], error["_reqId"]);
     }
     // Without an id nobody waits: older clients would take it for the answer to something else.
-    ana.post(&json!({"type": "set_summary", "summary": "s"})).await;
+    ana.post(&json!({"type": "remember", "content": "s"})).await;
     ana.round_trip().await;
     assert_eq!(ana.take_kept(|_| true), Vec::<Value>::new());
 }
