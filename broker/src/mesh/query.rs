@@ -7,8 +7,8 @@ use protocol::{MessageId, time};
 
 use super::facts::Fact;
 use super::io::{Answer, ConnId, Now, Question, Ticket};
+use super::lookup::Undecided;
 use super::roster::Lease;
-use super::send::Undecided;
 use super::state::Mesh;
 use super::{events, moderation};
 use crate::model::{AUDIT_ROWS, AuditEntry, AuditQuery, Identity, Recipient, StoredMessage};

@@ -1,7 +1,5 @@
-//! Accepting envelopes: limits, targets, and what a retry is told.
-//!
-//! What would be refused may be a retry of something accepted: the store is asked before the
-//! refusal, and what the same connection sent behind it waits, so that order is kept.
+//! Accepting envelopes: limits, targets, and what a retry is told. Who is about to be refused is
+//! looked up first ([`lookup`](super::lookup)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,44 +11,33 @@ use protocol::server::{Ack, Frame};
 use super::audit;
 use super::facts::Fact;
 use super::io::{Answer, Command, ConnId, Count, Effect, Now, Question};
+use super::lookup::Undecided;
 use super::mentions::mentions;
 use super::pipeline::{self, Then};
-use super::query::{Asked, NoAnswer};
+use super::query::Asked;
 use super::roster::LeaseNo;
 use super::state::Mesh;
 use super::targets::{self, Nobody, Reached, Resolved};
 use crate::model::{
-    Accept, AcceptKey, Accepted, AuditRow, Capability, Claim, Envelope, History, Identity, Lane,
-    QUEUE_QUOTA, QueueId, Recipient, Sender, Topic, Write,
+    Accept, AcceptKey, Accepted, AuditRow, Capability, Envelope, History, Lane, QUEUE_QUOTA,
+    QueueId, Recipient, Sender, Topic, Write,
 };
 
 /// Why a send is refused: a label for the metric, and words for the client. Words that clients
 /// take as permanent (protocol-core §11.2) are used only for what stays so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    label: &'static str,
-    text: String,
-}
-
-/// A send whose fate the store will tell.
-#[derive(Debug)]
-pub(crate) struct Undecided {
-    conn: ConnId,
-    number: u64,
-    command: Arc<Command>,
-    key: AcceptKey,
-    refusal: Refusal,
-    /// Keep it for a recipient who is away, if there is one.
-    queue: bool,
+    pub(super) label: &'static str,
+    pub(super) text: String,
 }
 
 /// Whom a send goes to.
 #[derive(Default)]
-struct Addressed {
-    recipients: Vec<Recipient>,
-    held: bool,
-    skipped: usize,
-    topic: Option<Arc<Topic>>,
+pub(super) struct Addressed {
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) held: bool,
+    pub(super) skipped: usize,
+    pub(super) topic: Option<Arc<Topic>>,
 }
 
 const REUSED: &str = "invalid: idempotency_key_reused";
@@ -177,7 +164,7 @@ impl Mesh {
         }
     }
 
-    fn address_one(
+    pub(super) fn address_one(
         &mut self,
         send: &Send,
         sender: &Sender,
@@ -219,7 +206,7 @@ impl Mesh {
         self.delivery.has_room(&QueueId { recipient: recipient.clone(), lane })
     }
 
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         now: Now,
         (conn, number): (ConnId, u64),
@@ -288,7 +275,7 @@ impl Mesh {
     }
 
     /// A retry is told what the first one was told. A missing fingerprint matches any.
-    fn repeat(
+    pub(super) fn repeat(
         &mut self,
         conn: ConnId,
         number: u64,
@@ -321,87 +308,7 @@ impl Mesh {
         self.reply(conn, number, Frame::Ack(Ack::refused(ack_id, text)));
     }
 
-    // --- asking the store before a refusal --------------------------------------------------
-
-    fn look_up(&mut self, no: LeaseNo, undecided: Undecided) {
-        let Some(lease) = self.roster.get(no) else { return };
-        let member = lease.record.member.clone();
-        self.stalled.entry(undecided.conn).or_default();
-        if undecided.key.client_id().is_some() {
-            let key = undecided.key.clone();
-            self.ask(Question::Accepted { member, key }, Asked::Prior(undecided));
-        } else {
-            self.find_absent(undecided);
-        }
-    }
-
-    fn find_absent(&mut self, undecided: Undecided) {
-        let Command::Send(send) = &*undecided.command else { return };
-        let target: Arc<str> = send.target_spec.as_str().into();
-        let claim = Claim { pubkey: target.clone(), session: Some(target), place: None };
-        self.ask(Question::Identity(claim), Asked::Target(undecided));
-    }
-
-    /// Whether the key was accepted before.
-    pub(super) fn looked_up(
-        &mut self,
-        now: Now,
-        undecided: Undecided,
-        prior: Result<Option<Accepted>, NoAnswer>,
-    ) {
-        let (conn, number) = (undecided.conn, undecided.number);
-        let Command::Send(send) = &*undecided.command else { return };
-        match prior {
-            Ok(Some(original)) => {
-                let fingerprint = given(send.request_fingerprint.as_ref());
-                let id = send.id.clone();
-                self.repeat(conn, number, id, &original, fingerprint.as_deref());
-            }
-            Ok(None) if undecided.queue => return self.find_absent(undecided),
-            Ok(None) => {
-                let Refusal { label, text } = &undecided.refusal;
-                self.refuse_send(conn, number, send.id.clone(), label, text);
-            }
-            Err(NoAnswer) => self.refuse_unavailable(conn, number, send.id.clone()),
-        }
-        self.go_on(now, conn);
-    }
-
-    /// Whether an absent target is known to the mesh.
-    pub(super) fn target_found(
-        &mut self,
-        now: Now,
-        undecided: Undecided,
-        identity: Result<Option<Box<Identity>>, NoAnswer>,
-    ) {
-        let Undecided { conn, number, command, key, refusal, .. } = undecided;
-        let Command::Send(send) = &*command else { return };
-        let reached = identity.map(|known| known.and_then(|known| absent(&known, send)));
-        let gone = |reached: &Reached| self.revoked.contains_key(&reached.1);
-        let reached = reached.map(|found| found.filter(|reached| !gone(reached)));
-        match (reached, self.roster.of_conn(conn)) {
-            (Ok(Some(reached)), Some(no)) => {
-                let sender = self.roster.get(no).map(|lease| lease.sender.clone());
-                let Some(sender) = sender else { return };
-                match self.address_one(send, &sender, reached) {
-                    Ok(to) => {
-                        let to = Addressed { held: true, ..to };
-                        self.accept(now, (conn, number), no, send, key, to);
-                    }
-                    Err(Refusal { label, text }) => {
-                        self.refuse_send(conn, number, send.id.clone(), label, &text);
-                    }
-                }
-            }
-            (Ok(_), _) => {
-                self.refuse_send(conn, number, send.id.clone(), refusal.label, &refusal.text);
-            }
-            (Err(NoAnswer), _) => self.refuse_unavailable(conn, number, send.id.clone()),
-        }
-        self.go_on(now, conn);
-    }
-
-    fn refuse_unavailable(&mut self, conn: ConnId, number: u64, id: Option<String>) {
+    pub(super) fn refuse_unavailable(&mut self, conn: ConnId, number: u64, id: Option<String>) {
         self.refuse_send(conn, number, id, "unavailable", UNAVAILABLE);
     }
 
@@ -431,15 +338,6 @@ fn queue_full() -> Refusal {
     Refusal { label: "queue_full", text }
 }
 
-/// A member or a proven session that has no lease now. Not the sender's own business to forbid.
-fn absent(identity: &Identity, send: &Send) -> Option<Reached> {
-    if let Some(member) = &identity.key_member {
-        return Some((Recipient::Session(send.target_spec.as_str().into()), member.clone()));
-    }
-    let member = identity.member.as_ref().filter(|member| !member.revoked)?;
-    Some((Recipient::Member(member.id.clone()), member.id.clone()))
-}
-
 /// `message_sent`, in canonical JSON. On the hot path, so it is written as it comes out.
 fn sent(envelope: &Envelope) -> AuditRow {
     let target = serde_json::Value::from(envelope.target.as_str());
@@ -455,7 +353,7 @@ fn accept_key(send: &Send, conn: ConnId, number: u64) -> AcceptKey {
     }
 }
 
-fn given(text: Option<&String>) -> Option<String> {
+pub(super) fn given(text: Option<&String>) -> Option<String> {
     text.filter(|text| !text.is_empty()).cloned()
 }
 

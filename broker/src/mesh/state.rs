@@ -4,7 +4,7 @@
 //! gets what when), [`Pipeline`] (what becomes durable), [`Chain`] (audit), [`Facts`] (what others
 //! may change beside us), [`Expiries`] and the limits. This file feeds them and says what follows
 //! a commit; [`activation`](super::activation) starts them, and [`attach`](super::attach),
-//! [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
+//! [`departure`](super::departure), [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
 //! [`query`](super::query) say what each command does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

@@ -1,0 +1,103 @@
+//! Going: graces, departures, and what the others are told.
+//!
+//! A departure is one commit, whatever its reason: the audit entry, the lease, what is saved of it.
+//! Nothing that others see comes before it is durable.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::io::{Effect, Now};
+use super::pipeline::{Left, Then};
+use super::roster::{Hold, Lease, LeaseNo};
+use super::state::Mesh;
+use super::{audit, events};
+use crate::model::{Recipient, Write};
+
+impl Mesh {
+    /// A lease's connection is gone: the grace begins.
+    pub(super) fn away(&mut self, now: Now, no: LeaseNo, then: Then) {
+        self.roster.hold(no, Hold::Away { until: now.mono + self.limits.grace_ms });
+        self.delivery.detach(no);
+        let Some(lease) = self.roster.get_mut(no) else { return };
+        let mut writes = save_state(lease, now.wall).into_iter().collect::<Vec<_>>();
+        writes.push(Write::SaveLease(lease.row()));
+        self.pipeline.push(writes, then);
+        self.keep_beating(now);
+    }
+
+    pub(super) fn save(&mut self, no: LeaseNo, then: Then) {
+        if let Some(lease) = self.roster.get(no) {
+            self.pipeline.push(vec![Write::SaveLease(lease.row())], then);
+        }
+    }
+
+    /// The grace is over: write the departure.
+    pub(super) fn leave(&mut self, now: Now, no: LeaseNo, left: Left) {
+        let writes = self.departure(now, no);
+        let left = Left { leases: vec![no], ..left };
+        self.pipeline.push(writes, Then::Left(Box::new(left)));
+    }
+
+    /// What is written when a presence ends, for whatever reason. From here on nothing reaches it.
+    pub(super) fn departure(&mut self, now: Now, no: LeaseNo) -> Vec<Write> {
+        self.roster.hold(no, Hold::Leaving);
+        self.delivery.detach(no);
+        self.expiries.set(no, None);
+        let Some(lease) = self.roster.get_mut(no) else { return Vec::new() };
+        let mut writes: Vec<_> = save_state(lease, now.wall).into_iter().collect();
+        let row = audit::entry("peer_left", &lease.sender, &json!({}), now.wall);
+        writes.push(Write::Audit(row));
+        writes.push(Write::DropLease(lease.presence.clone()));
+        if let Recipient::Presence(from) = lease.own() {
+            writes.push(Write::Inherit { from, to: lease.record.member.clone() });
+        }
+        writes
+    }
+
+    /// The departure is durable: everything the presence owned is freed, here and nowhere else.
+    pub(super) fn left(&mut self, now: Now, no: LeaseNo) {
+        if self.roster.get(no).is_some_and(|lease| lease.announced) {
+            self.announce(now, "peer_left", no);
+        }
+        let Some(lease) = self.roster.remove(no) else { return };
+        self.delivery.close(no, matches!(lease.own(), Recipient::Presence(_)));
+        for conn in self.late.remove(&no).unwrap_or_default() {
+            // Much may have changed while it waited: that it was banned, for one.
+            self.identify(conn);
+        }
+    }
+
+    /// Tells the others. A session concerns everybody, and so does who can be seen; a member's own
+    /// connection that comes or goes is no news to its siblings.
+    pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
+        let draw = self.draw();
+        let Some(subject) = self.roster.get(no) else { return };
+        let told = self.told_of(now, event, subject, draw);
+        self.out.extend(told);
+    }
+
+    /// The event, for all whom it concerns, if there is anybody.
+    pub(super) fn told_of(
+        &self,
+        now: Now,
+        event: &'static str,
+        subject: &Lease,
+        draw: u128,
+    ) -> Option<Effect> {
+        let all = subject.record.proven || matches!(event, "peer_visible" | "peer_hidden");
+        let concerned = |other: &Lease| all || other.record.member != subject.record.member;
+        let other = |lease: &Lease| lease.presence != subject.presence && concerned(lease);
+        let others = self.roster.iter().filter(|(_, lease)| other(lease));
+        let conns: Vec<_> = others.filter_map(|(_, lease)| lease.listening()).collect();
+        (!conns.is_empty()).then(|| {
+            let frame = Arc::new(events::presence(&self.id, event, subject, draw, now));
+            Effect::Broadcast { conns, frame }
+        })
+    }
+}
+
+/// Sessions keep their state to themselves.
+fn save_state(lease: &mut Lease, wall: i64) -> Option<Write> {
+    (!lease.record.proven).then(|| Write::SaveState(lease.record.save(wall)))
+}
