@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::TestPeer;
+use crate::support::node::{Kind, on_each_store};
+use crate::support::peer::{TestPeer, ana_and_ben};
 
 on_each_store!(
     what_happens_is_in_the_chain,
@@ -17,7 +17,7 @@ on_each_store!(
 );
 
 async fn what_happens_is_in_the_chain(kind: Kind) {
-    let (_node, mut ana, ben, mesh) = two_peers(kind).await;
+    let (_node, mut ana, ben, mesh) = ana_and_ben(kind, &[]).await;
     ana.send(&ben, "one").await.acknowledged();
     let told = query(&mut ana, json!({})).await;
     let entries = told["entries"].as_array().unwrap();
@@ -38,7 +38,7 @@ async fn what_happens_is_in_the_chain(kind: Kind) {
 
 /// Recomputed from what a client is told, in other code than the broker's.
 async fn the_chain_is_what_the_reference_would_write(kind: Kind) {
-    let (_node, mut ana, ben, mesh) = two_peers(kind).await;
+    let (_node, mut ana, ben, mesh) = ana_and_ben(kind, &[]).await;
     for text in ["one", "two"] {
         ana.send(&ben, text).await.acknowledged();
     }
@@ -61,7 +61,7 @@ async fn the_chain_is_what_the_reference_would_write(kind: Kind) {
 }
 
 async fn a_repetition_is_no_entry(kind: Kind) {
-    let (_node, mut ana, ben, _) = two_peers(kind).await;
+    let (_node, mut ana, ben, _) = ana_and_ben(kind, &[]).await;
     let first = ana.send(&ben, "one").await.acknowledged();
     // The same and new ones, in one go.
     for text in ["one", "two", "one", "three"] {
@@ -77,7 +77,7 @@ async fn a_repetition_is_no_entry(kind: Kind) {
 }
 
 async fn a_query_is_bounded_and_paged(kind: Kind) {
-    let (_node, mut ana, ben, _) = two_peers(kind).await;
+    let (_node, mut ana, ben, _) = ana_and_ben(kind, &[]).await;
     for number in 0..250 {
         ana.post(&crate::support::peer::envelope(&ben, &number.to_string())).await;
     }
@@ -95,7 +95,7 @@ async fn a_query_is_bounded_and_paged(kind: Kind) {
 
 /// Defect 29.
 async fn whom_others_write_to_is_not_everybodys_to_know(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ana.send(&ben, "one").await.acknowledged();
     ben.send(&ana, "two").await.acknowledged();
     let told = query(&mut ben, json!({"eventType": "message_sent"})).await;
@@ -107,7 +107,7 @@ async fn whom_others_write_to_is_not_everybodys_to_know(kind: Kind) {
 }
 
 async fn a_forgery_is_found(kind: Kind) {
-    let (node, mut ana, ben, _) = two_peers(kind).await;
+    let (node, mut ana, ben, _) = ana_and_ben(kind, &[]).await;
     ana.send(&ben, "one").await.acknowledged();
     ana.send(&ben, "two").await.acknowledged();
     assert_eq!(verified(&mut ana).await, json!({"valid": true, "entries": 4}));
@@ -122,7 +122,7 @@ async fn a_forgery_is_found(kind: Kind) {
 }
 
 async fn the_chain_goes_on_after_a_restart(kind: Kind) {
-    let (mut node, mut ana, mut ben, _) = two_peers(kind).await;
+    let (mut node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ana.send(&ben, "one").await.acknowledged();
     node.kill();
     node.restart().await;
@@ -147,13 +147,4 @@ async fn verified(peer: &mut TestPeer) -> Value {
     fields.remove("type");
     fields.remove("_reqId");
     told
-}
-
-async fn two_peers(kind: Kind) -> (Node, TestPeer, TestPeer, Mesh) {
-    let node = Node::start(kind, &[("SEND_RATE_PER_MINUTE", "0")]).await;
-    let mesh = node.mesh("red", &["ana", "ben"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
 }

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Hello, TestPeer};
+use crate::support::node::{Kind, on_each_store};
+use crate::support::peer::{Hello, TestPeer, ana_and_ben};
 use crate::support::socket::Socket;
 use crate::support::until;
 
@@ -17,7 +17,7 @@ on_each_store!(
 
 /// Defect 2.
 async fn a_socket_that_dies_during_hello_leaves_nothing(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind, &[("LEASE_GRACE_SECONDS", "1")]).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[("LEASE_GRACE_SECONDS", "1")]).await;
     for _ in 0..20 {
         let socket = Socket::open(&node.address()).await;
         socket.post(&Hello::session(&mesh, "eve").frame()).await;
@@ -31,7 +31,7 @@ async fn a_socket_that_dies_during_hello_leaves_nothing(kind: Kind) {
 
 /// Defect 20: containers have equal pids, commands the session id of their session.
 async fn a_session_id_in_common_evicts_nobody(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let id = ben.hello.frame()["sessionId"].clone();
     let shared = json!({"sessionId": id});
     let mut others = vec![
@@ -49,7 +49,7 @@ async fn a_session_id_in_common_evicts_nobody(kind: Kind) {
 
 /// Defect 21.
 async fn a_proven_key_cannot_be_claimed(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let key = ben.hello.pubkey();
     let claim = Hello::member(&mesh, "eve").with(&json!({"sessionPubkey": key}));
     let mut eve = TestPeer::join(&node, claim).await;
@@ -65,7 +65,7 @@ async fn a_proven_key_cannot_be_claimed(kind: Kind) {
 
 /// Defect 26.
 async fn an_archived_mesh_lets_nobody_in(kind: Kind) {
-    let (node, _ana, _ben, mesh) = two_peers(kind, &[]).await;
+    let (node, _ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     node.sql("UPDATE mesh.mesh SET archived_at = now()").await;
     let mut socket = Socket::open(&node.address()).await;
     socket.post(&Hello::session(&mesh, "eve").frame()).await;
@@ -75,20 +75,11 @@ async fn an_archived_mesh_lets_nobody_in(kind: Kind) {
 }
 
 async fn a_banned_member_is_not_mailed_either(kind: Kind) {
-    let (_node, mut ana, ben, mesh) = two_peers(kind, &[("OFFLINE_DIRECT", "queue")]).await;
+    let (_node, mut ana, ben, mesh) = ana_and_ben(kind, &[("OFFLINE_DIRECT", "queue")]).await;
     let session = ben.hello.pubkey();
     ana.ask(json!({"type": "ban", "target": "ben"})).await;
     for target in [session, mesh.member("ben").pubkey.clone()] {
         let ack = ana.send(target.as_str(), &target).await;
         assert!(ack.refused().contains("no connected peer"), "{ack:?}");
     }
-}
-
-async fn two_peers(kind: Kind, settings: &[(&str, &str)]) -> (Node, TestPeer, TestPeer, Mesh) {
-    let node = Node::start(kind, settings).await;
-    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Hello, TestPeer, envelope};
+use crate::support::node::{Kind, on_each_store};
+use crate::support::peer::{Hello, TestPeer, ana_and_ben, envelope};
 use crate::support::socket::{Habit, Socket};
 use crate::support::until;
 
@@ -22,7 +22,7 @@ on_each_store!(
 
 /// It sends no `_reqId`, and gives each reply to the oldest request of its kind.
 async fn a_client_that_matches_replies_by_their_order(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ben.become_one_that(Habit::Reads);
     let known = ana.send(&ben, "known").await.acknowledged();
     let requests = [
@@ -52,7 +52,7 @@ async fn a_client_that_matches_replies_by_their_order(kind: Kind) {
 
 /// Defect 19.
 async fn a_client_that_says_hello_twice(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     let presence = ben.presence();
     ben.post(&ben.hello.frame()).await;
     ben.post(&envelope(&ana, "behind the second hello")).await;
@@ -65,7 +65,7 @@ async fn a_client_that_says_hello_twice(kind: Kind) {
 
 /// One-shot commands close without waiting, and without a code.
 async fn a_client_that_closes_right_after_a_verb(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     let eve = Hello::member(&mesh, "eve").with(&json!({"displayName": "eve"}));
     let socket = Socket::open(&node.address()).await;
     socket.post(&eve.frame()).await;
@@ -84,7 +84,7 @@ async fn a_client_that_closes_right_after_a_verb(kind: Kind) {
 
 /// A pong behind the pushes says that they arrived.
 async fn a_client_that_never_acks(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     let hello = Hello::member(&mesh, "eve").with(&json!({"channel": "bridge"}));
     let mut eve = TestPeer::join_as(&node, hello, Habit::Reads).await;
     let id = ana.send(&mesh.member("eve").pubkey, "one").await.acknowledged();
@@ -97,7 +97,7 @@ async fn a_client_that_never_acks(kind: Kind) {
 
 /// The daemon's inbox acks repetitions as well, by both ids.
 async fn a_client_that_acks_what_it_dropped_before(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ben.become_one_that(Habit::Reads);
     let id = ana.send(&ben, "one").await.acknowledged();
     assert_eq!(ben.next().await, "one");
@@ -117,7 +117,7 @@ async fn a_client_that_acks_what_it_dropped_before(kind: Kind) {
 
 /// Every close code is retried for ever, 4001 and 4002 too.
 async fn a_client_that_reconnects_at_once_from_every_close(kind: Kind) {
-    let (node, mut ana, mut ben, _) = two_peers(kind).await;
+    let (node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ana.ask(json!({"type": "ban", "target": "ben"})).await;
     ben.close_frame().await;
     for _ in 0..10 {
@@ -132,7 +132,7 @@ async fn a_client_that_reconnects_at_once_from_every_close(kind: Kind) {
 
 /// Its sockets drop what names them as the sender; each message reaches a socket that keeps it.
 async fn a_daemon_and_its_sessions_share_an_inbox(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut daemon = TestPeer::member(&node, &mesh, "ana").await;
     ben.send(&mesh.member("ana").pubkey, "to the member").await.acknowledged();
     assert_eq!(ana.next().await, "to the member");
@@ -144,7 +144,7 @@ async fn a_daemon_and_its_sessions_share_an_inbox(kind: Kind) {
 /// Pongs that come late, or carry what nobody asked for, are pongs.
 #[tokio::test]
 async fn a_client_that_answers_pings_late() {
-    let (node, mut ana, _ben, mesh) = two_peers(Kind::Sqlite).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(Kind::Sqlite, &[]).await;
     let hello = Hello::member(&mesh, "eve").with(&json!({"channel": "bridge"}));
     let mut eve = TestPeer::join_as(&node, hello, Habit::Stalls).await;
     let id = ana.send(&mesh.member("eve").pubkey, "one").await.acknowledged();
@@ -156,13 +156,4 @@ async fn a_client_that_answers_pings_late() {
     eve.become_one_that(Habit::Reads);
     assert_eq!(eve.next().await, "one");
     until("the late pong confirms", async || ana.is_delivered(&id).await).await;
-}
-
-async fn two_peers(kind: Kind) -> (Node, TestPeer, TestPeer, Mesh) {
-    let node = Node::start(kind, &[]).await;
-    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Hello, TestPeer};
+use crate::support::node::{Kind, Node, on_each_store};
+use crate::support::peer::{Hello, TestPeer, ana_and_ben};
 use crate::support::socket::{Habit, Socket};
 use crate::support::until;
 
@@ -22,7 +22,7 @@ on_each_store!(
 );
 
 async fn only_owner_and_admins_moderate(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     for (verb, word) in
         [("disconnect", "disconnected"), ("kick", "kicked"), ("ban", "ban"), ("unban", "unban")]
     {
@@ -37,7 +37,7 @@ async fn only_owner_and_admins_moderate(kind: Kind) {
 
 /// Defect 34: daemons are back within a second.
 async fn a_kicked_session_stays_out_for_a_while(kind: Kind) {
-    let (node, mut ana, mut ben, _) = two_peers(kind, &[("KICK_COOLDOWN_SECONDS", "2")]).await;
+    let (node, mut ana, mut ben, _) = ana_and_ben(kind, &[("KICK_COOLDOWN_SECONDS", "2")]).await;
     let ack = ana.ask(json!({"type": "kick", "target": "ben"})).await;
     assert_eq!(ack["type"], "kick_ack");
     assert_eq!((&ack["kicked"], &ack["affected"]), (&json!(["ben"]), &json!(["ben"])));
@@ -56,7 +56,7 @@ async fn a_kicked_session_stays_out_for_a_while(kind: Kind) {
 }
 
 async fn a_kick_leaves_a_members_own_connection_alone(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut daemon = TestPeer::member(&node, &mesh, "ben").await;
     let key = &mesh.member("ben").pubkey;
     let ack = ana.ask(json!({"type": "kick", "target": &key[..12]})).await;
@@ -69,7 +69,7 @@ async fn a_kick_leaves_a_members_own_connection_alone(kind: Kind) {
 }
 
 async fn a_disconnected_peer_may_come_back(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     let ack = ana.ask(json!({"type": "disconnect", "target": "ben"})).await;
     assert_eq!((&ack["type"], &ack["affected"]), (&json!("disconnect_ack"), &json!(["ben"])));
     assert_eq!(ben.close_frame().await, (1000, "disconnected".into()));
@@ -79,7 +79,7 @@ async fn a_disconnected_peer_may_come_back(kind: Kind) {
 }
 
 async fn connections_are_chosen_by_target_or_silence_or_all(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[("KICK_COOLDOWN_SECONDS", "0")]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[("KICK_COOLDOWN_SECONDS", "0")]).await;
     for nothing in [json!({}), json!({"target": "nobody"}), json!({"stale": 3_600_000})] {
         let mut kick = nothing;
         kick["type"] = json!("kick");
@@ -104,7 +104,7 @@ async fn connections_are_chosen_by_target_or_silence_or_all(kind: Kind) {
 }
 
 async fn a_kick_in_the_grace_ends_it(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ben.vanish();
     let ack = ana.ask(json!({"type": "kick", "target": "ben"})).await;
     assert_eq!(ack["kicked"], json!(["ben"]));
@@ -113,7 +113,7 @@ async fn a_kick_in_the_grace_ends_it(kind: Kind) {
 }
 
 async fn a_banned_member_is_gone(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut daemon = TestPeer::member(&node, &mesh, "ben").await;
     let ack = ana.ask(json!({"type": "ban", "target": "ben"})).await;
     assert_eq!((&ack["type"], &ack["banned"]), (&json!("ban_ack"), &json!("ben")));
@@ -147,7 +147,7 @@ async fn a_banned_member_is_gone(kind: Kind) {
 }
 
 async fn what_waits_of_and_for_a_banned_member_is_dropped(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut eve = TestPeer::session(&node, &mesh, "eve").await;
     ben.become_one_that(Habit::Reads);
     eve.post(&json!({"type": "set_status", "status": "dnd"})).await;
@@ -170,7 +170,7 @@ async fn what_waits_of_and_for_a_banned_member_is_dropped(kind: Kind) {
 }
 
 async fn a_ban_names_whom_it_can(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     let rename = format!(
         "UPDATE mesh.member SET display_name = 'ben' WHERE id = '{}'",
         mesh.member("eve").id
@@ -204,7 +204,7 @@ async fn a_ban_names_whom_it_can(kind: Kind) {
 
 /// Defect 26.
 async fn a_banned_key_does_not_rejoin_by_invite(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     ana.ask(json!({"type": "ban", "target": "ben"})).await;
     let token = mesh.invite_url.rsplit('/').next().unwrap();
     let body = json!({
@@ -219,7 +219,8 @@ async fn a_banned_key_does_not_rejoin_by_invite(kind: Kind) {
 /// Defect 3.
 async fn kicked_peers_hold_no_place(kind: Kind) {
     let (node, mut ana, ben, mesh) =
-        two_peers(kind, &[("MAX_CONNECTIONS_PER_MESH", "3"), ("KICK_COOLDOWN_SECONDS", "0")]).await;
+        ana_and_ben(kind, &[("MAX_CONNECTIONS_PER_MESH", "3"), ("KICK_COOLDOWN_SECONDS", "0")])
+            .await;
     drop(ben);
     for round in 0..4 {
         let mut eve = TestPeer::session(&node, &mesh, "eve").await;
@@ -235,13 +236,4 @@ async fn may_come(node: &Node, hello: &Hello) -> bool {
     socket.post(&hello.frame()).await;
     let first = |frame: &Value| frame["type"] == "hello_ack" || frame["type"] == "error";
     socket.take("an answer to the hello", first).await["type"] == "hello_ack"
-}
-
-async fn two_peers(kind: Kind, settings: &[(&str, &str)]) -> (Node, TestPeer, TestPeer, Mesh) {
-    let node = Node::start(kind, settings).await;
-    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
 }

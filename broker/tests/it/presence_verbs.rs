@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Hello, TestPeer};
+use crate::support::node::{Kind, Mesh, on_each_store};
+use crate::support::peer::{Hello, TestPeer, ana_and_ben};
 use crate::support::until;
 
 on_each_store!(
@@ -21,7 +21,7 @@ on_each_store!(
 );
 
 async fn what_a_peer_says_of_itself_is_listed(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ben.post(&json!({"type": "set_summary", "summary": "reading"})).await;
     ben.post(&json!({"type": "set_status", "status": "dnd"})).await;
     ben.post(&json!({"type": "set_stats", "stats": {"messagesIn": 3, "uptime": 1.5}})).await;
@@ -46,7 +46,7 @@ async fn what_a_peer_says_of_itself_is_listed(kind: Kind) {
 }
 
 async fn what_it_says_survives_a_restart(kind: Kind) {
-    let (mut node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (mut node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ben.post(&json!({"type": "set_summary", "summary": "reading"})).await;
     ben.post(&json!({"type": "set_status", "status": "dnd"})).await;
     ben.ask(json!({"type": "set_visible", "visible": true})).await;
@@ -59,7 +59,7 @@ async fn what_it_says_survives_a_restart(kind: Kind) {
 }
 
 async fn a_hidden_peer_is_hidden_and_hears_no_broadcasts(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut sibling = TestPeer::session(&node, &mesh, "ben").await;
     // A missing value hides, as in the reference.
     ben.ask(json!({"type": "set_visible"})).await;
@@ -83,7 +83,7 @@ async fn a_hidden_peer_is_hidden_and_hears_no_broadcasts(kind: Kind) {
 }
 
 async fn groups_are_entered_and_left(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     ben.post(&json!({"type": "join_group", "name": "team/red", "role": "lead"})).await;
     ben.post(&json!({"type": "join_group", "name": "other"})).await;
     ben.post(&json!({"type": "join_group", "name": "team/red", "role": ""})).await;
@@ -99,7 +99,7 @@ async fn groups_are_entered_and_left(kind: Kind) {
 }
 
 async fn too_many_groups_are_refused(kind: Kind) {
-    let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
+    let (_node, mut ana, mut ben, _) = ana_and_ben(kind, &[]).await;
     for number in 0..64 {
         ben.post(&json!({"type": "join_group", "name": format!("g{number}")})).await;
     }
@@ -110,7 +110,7 @@ async fn too_many_groups_are_refused(kind: Kind) {
 }
 
 async fn a_member_finds_again_what_it_left(kind: Kind) {
-    let (node, mut ana, ben, mesh) = two_peers(kind, &GRACE).await;
+    let (node, mut ana, ben, mesh) = ana_and_ben(kind, &GRACE).await;
     drop(ben);
     let hello = || Hello::member(&mesh, "eve").with(&json!({"sessionId": "daemon-1"}));
     let mut eve = TestPeer::join(&node, hello()).await;
@@ -145,7 +145,7 @@ async fn a_member_finds_again_what_it_left(kind: Kind) {
 
 /// Defect 31.
 async fn sessions_leave_nothing_to_their_member(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &GRACE).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &GRACE).await;
     ben.post(&json!({"type": "join_group", "name": "team"})).await;
     ben.ask(json!({"type": "set_visible", "visible": false})).await;
     ben.leave().await;
@@ -158,7 +158,7 @@ async fn sessions_leave_nothing_to_their_member(kind: Kind) {
 
 /// Defect 31: the last to close does not win.
 async fn siblings_do_not_undo_each_others_changes(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind, &GRACE).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &GRACE).await;
     let hello =
         |id: &str| Hello::member(&mesh, "eve").with(&json!({"sessionId": id, "displayName": id}));
     let mut one = TestPeer::join(&node, hello("one")).await;
@@ -175,7 +175,7 @@ async fn siblings_do_not_undo_each_others_changes(kind: Kind) {
 
 /// Defect 31: clients go on counting from what they find.
 async fn what_is_counted_is_counted_once(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind, &GRACE).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &GRACE).await;
     let mut total = json!(0);
     for round in 1..=3 {
         let id = format!("daemon-{round}");
@@ -203,7 +203,7 @@ fn one_shot(mesh: &Mesh) -> Hello {
 
 /// Defect 33.
 async fn a_command_that_comes_and_goes_is_no_news(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut command = TestPeer::join(&node, one_shot(&mesh)).await;
     command.send(&ben, "from a command").await.acknowledged();
     command.leave().await;
@@ -214,7 +214,7 @@ async fn a_command_that_comes_and_goes_is_no_news(kind: Kind) {
 }
 
 async fn a_command_that_stays_is_a_peer_like_others(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind, &[]).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut peer = TestPeer::join(&node, one_shot(&mesh)).await;
     ana.expect_event("peer_joined", "command").await;
     peer.leave().await;
@@ -237,13 +237,4 @@ async fn names(peer: &mut TestPeer) -> Vec<String> {
 async fn keys(peer: &mut TestPeer) -> Vec<String> {
     let rows = peer.peers().await;
     rows.iter().map(|row| row["pubkey"].as_str().unwrap().to_owned()).collect()
-}
-
-async fn two_peers(kind: Kind, settings: &[(&str, &str)]) -> (Node, TestPeer, TestPeer, Mesh) {
-    let node = Node::start(kind, settings).await;
-    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
 }

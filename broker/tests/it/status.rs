@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Hello, TestPeer, envelope};
+use crate::support::peer::{Hello, TestPeer, ana_and_ben, envelope};
 use crate::support::socket::Habit;
 use crate::support::until;
 
@@ -239,10 +239,5 @@ async fn statuses<const N: usize>(peer: &mut TestPeer, names: [&str; N]) -> [Str
 async fn two_peers(kind: Kind, settings: &[(&str, &str)]) -> (Node, TestPeer, TestPeer, Mesh) {
     let mut all = vec![("HOOK_RATE_LIMIT_PER_MIN", "1000")];
     all.extend(settings);
-    let node = Node::start(kind, &all).await;
-    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
+    ana_and_ben(kind, &all).await
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Ack, TestPeer, envelope};
+use crate::support::peer::{Ack, TestPeer, ana_and_ben, envelope};
 use crate::support::until;
 
 on_each_store!(
@@ -38,7 +38,7 @@ async fn topic(node: &Node, mesh: &Mesh, members: &[&str]) {
 
 /// Defects 11 and 35.
 async fn a_topic_reaches_the_sessions_of_its_members(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     topic(&node, &mesh, &["ana", "ben"]).await;
     let mut bens = TestPeer::session(&node, &mesh, "ben").await;
     let mut anas = TestPeer::session(&node, &mesh, "ana").await;
@@ -62,7 +62,7 @@ async fn a_topic_reaches_the_sessions_of_its_members(kind: Kind) {
 }
 
 async fn a_topics_history_has_what_was_accepted(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     topic(&node, &mesh, &["ana"]).await;
     let first = ana.send("#general", "one").await.acknowledged();
     // A repetition is no second message.
@@ -84,7 +84,7 @@ async fn a_topics_history_has_what_was_accepted(kind: Kind) {
 }
 
 async fn whom_a_topic_message_names_is_notified(kind: Kind) {
-    let (node, mut ana, _ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     topic(&node, &mesh, &["ana"]).await;
     let mut listed = envelope("#general", "one");
     listed["mentions"] = json!(["@BEN", "ana", "nobody"]);
@@ -106,7 +106,7 @@ async fn whom_a_topic_message_names_is_notified(kind: Kind) {
 
 /// Defect 25.
 async fn a_topic_is_written_to_by_its_members(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     topic(&node, &mesh, &["ana"]).await;
     let ack = ben.send("#general", "one").await;
     assert!(ack.refused().starts_with("forbidden"), "{ack:?}");
@@ -121,7 +121,7 @@ async fn a_topic_is_written_to_by_its_members(kind: Kind) {
 }
 
 async fn a_blocked_sender_is_told(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let member = mesh.member("ana").pubkey.clone();
     node.grant(&mesh, "ben", &json!({&member: []})).await;
     let text = "blocked by recipient grants (sender lacks dm capability)";
@@ -145,7 +145,7 @@ async fn a_blocked_sender_is_told(kind: Kind) {
 }
 
 async fn a_broadcast_passes_those_by_who_do_not_want_it(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut eve = TestPeer::session(&node, &mesh, "eve").await;
     node.grant(&mesh, "ben", &json!({&mesh.member("ana").pubkey: ["dm"]})).await;
     let denied = "broker_messages_dropped_by_grant_total{cap=\"broadcast\"}";
@@ -165,7 +165,7 @@ async fn a_broadcast_passes_those_by_who_do_not_want_it(kind: Kind) {
 
 /// Defect 27.
 async fn grants_are_asked_again_when_an_envelope_leaves(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = two_peers(kind).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
     let mut eve = TestPeer::session(&node, &mesh, "eve").await;
     ben.post(&json!({"type": "set_status", "status": "dnd"})).await;
     ben.round_trip().await;
@@ -194,13 +194,4 @@ async fn eventually_refused(from: &mut TestPeer, to: &TestPeer, mark: &str) -> A
     })
     .await;
     refused.unwrap()
-}
-
-async fn two_peers(kind: Kind) -> (Node, TestPeer, TestPeer, Mesh) {
-    let node = Node::start(kind, &[("SEND_RATE_PER_MINUTE", "0")]).await;
-    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
-    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
-    let ben = TestPeer::session(&node, &mesh, "ben").await;
-    ana.expect_event("peer_joined", "ben").await;
-    (node, ana, ben, mesh)
 }

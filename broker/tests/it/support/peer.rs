@@ -9,7 +9,7 @@ use protocol::canonical;
 use protocol::signature::Keypair;
 use serde_json::{Value, json};
 
-use super::node::{Member, Mesh, Node};
+use super::node::{Kind, Member, Mesh, Node};
 use super::socket::{Habit, Socket, is_envelope, is_event};
 
 /// An attestation of these tests lasts so long, in milliseconds.
@@ -382,4 +382,18 @@ impl TestPeer {
         let pushes = self.take_kept(is_envelope);
         pushes.iter().map(|push| push["ciphertext"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// A broker, and in its mesh `red` of Ana (its owner), Ben and Eve a session each of the first two,
+/// who know of each other.
+pub(crate) async fn ana_and_ben(
+    kind: Kind,
+    settings: &[(&str, &str)],
+) -> (Node, TestPeer, TestPeer, Mesh) {
+    let node = Node::start(kind, settings).await;
+    let mesh = node.mesh("red", &["ana", "ben", "eve"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let ben = TestPeer::session(&node, &mesh, "ben").await;
+    ana.expect_event("peer_joined", "ben").await;
+    (node, ana, ben, mesh)
 }
