@@ -194,7 +194,7 @@ impl Mesh {
         let presence = id::row_id(self.draw()).into();
         let hold = Hold::Online { conn, answered: false };
         let mut lease = Lease::new(presence, record, hold, false, now.mono);
-        lease.saved = saved;
+        lease.saved = saved.map(Box::new);
         let standing = lease.standing();
         let no = self.admit(lease);
         self.expiries.set(no, standing.until(self.limits.status));

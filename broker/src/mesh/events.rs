@@ -86,8 +86,8 @@ pub(crate) fn peer(lease: &Lease) -> Peer {
         peer_type: record.peer_type.clone(),
         channel: record.channel.clone(),
         model: record.model.clone(),
-        stats: record.stats.clone(),
+        stats: record.stats.as_deref().cloned(),
         visible: record.visible,
-        profile: (!record.profile.is_empty()).then(|| record.profile.clone()),
+        profile: record.profile.as_deref().filter(|profile| !profile.is_empty()).cloned(),
     }
 }

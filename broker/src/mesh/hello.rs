@@ -1,6 +1,6 @@
 //! What a hello must show, what a lease starts from, and what the peer is told: no state.
 
-use protocol::client::{PeerProfile, Status};
+use protocol::client::Status;
 use protocol::server::{HelloAck, MemberProfile, MeshPolicy, Restored};
 use protocol::{Close, close, time};
 use serde_json::json;
@@ -98,7 +98,7 @@ pub(super) fn record(
         status: Status::Idle,
         source: Source::Jsonl,
         summary: None,
-        profile: PeerProfile::default(),
+        profile: None,
         stats: None,
         unsaved: Unsaved {
             groups: profile.groups.as_ref().is_some_and(|g| !g.is_empty()),

@@ -127,10 +127,10 @@ impl Lease {
                 record.unsaved.visible = true;
             }
             Change::Profile(given) => {
-                record.profile.merge(given);
+                record.profile.get_or_insert_default().merge(given);
                 record.unsaved.profile = true;
             }
-            Change::Stats(stats) => record.stats = Some((*stats).clone()),
+            Change::Stats(stats) => record.stats = Some(Box::new((*stats).clone())),
             Change::Join(group) => {
                 let role = group.role.clone().filter(|role| !role.is_empty());
                 let group = Group { name: group.name.clone(), role };

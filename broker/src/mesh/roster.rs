@@ -21,7 +21,7 @@ pub const CONTEST_TIMES: usize = 3;
 /// See [`CONTEST_TIMES`].
 pub const CONTEST_MS: Ms = 30_000;
 
-/// What of a lease outlives its owner.
+/// What of a lease outlives its owner. What few peers have is boxed: idle sessions have one, too.
 #[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -55,9 +55,9 @@ pub(crate) struct Record {
     pub(crate) summary: Option<String>,
     /// What it tells of itself.
     #[serde(default)]
-    pub(crate) profile: PeerProfile,
+    pub(crate) profile: Option<Box<PeerProfile>>,
     #[serde(default)]
-    pub(crate) stats: Option<Stats>,
+    pub(crate) stats: Option<Box<Stats>>,
     /// What its member's state does not know yet.
     #[serde(default)]
     pub(crate) unsaved: Unsaved,
@@ -110,7 +110,7 @@ pub(crate) struct Lease {
     /// Its hello has been answered, once at least.
     pub(crate) greeted: bool,
     /// What its member left when it was last here.
-    pub(crate) saved: Option<SavedState>,
+    pub(crate) saved: Option<Box<SavedState>>,
     /// When its status was last told.
     pub(crate) status_since: Ms,
     /// When its peer last showed that it lives.

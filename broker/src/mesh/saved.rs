@@ -30,7 +30,7 @@ impl Record {
             self.groups.clone_from(&saved.groups);
         }
         self.visible = saved.visible;
-        self.profile = saved.profile.clone();
+        self.profile = (!saved.profile.is_empty()).then(|| Box::new(saved.profile.clone()));
         // Clients go on counting from there.
         self.unsaved.counted = saved.stats;
     }
@@ -38,12 +38,12 @@ impl Record {
     /// What there is to save, which is saved from here on.
     pub(crate) fn save(&mut self, wall: i64) -> StateChange {
         let changed = self.unsaved;
-        let (stats, counted) = counted(changed.counted, self.stats.as_ref());
+        let (stats, counted) = counted(changed.counted, self.stats.as_deref());
         self.unsaved = Unsaved { counted, ..Unsaved::default() };
         StateChange {
             member: self.member.clone(),
             groups: changed.groups.then(|| self.groups.clone()),
-            profile: changed.profile.then(|| self.profile.clone()),
+            profile: changed.profile.then(|| self.profile.as_deref().cloned().unwrap_or_default()),
             visible: changed.visible.then_some(self.visible),
             summary: self.summary.clone().filter(|_| changed.summary),
             name: self.name.to_string(),
