@@ -51,12 +51,12 @@ pub(crate) struct Record {
     pub(crate) status: Status,
     #[serde(default)]
     pub(crate) source: Source,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) summary: Option<String>,
     /// What it tells of itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) profile: Option<Box<PeerProfile>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stats: Option<Box<Stats>>,
     /// What its member's state does not know yet.
     #[serde(default)]

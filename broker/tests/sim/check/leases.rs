@@ -22,6 +22,7 @@ pub(super) struct Body {
     pub(super) status: Status,
     pub(super) source: String,
     pub(super) summary: Option<String>,
+    #[serde(default)]
     pub(super) profile: PeerProfile,
     pub(super) stats: Option<Stats>,
 }
