@@ -11,9 +11,12 @@ use broker::store::postgres::Postgres;
 use broker::store::{Store, StoreError};
 use protocol::MessageId;
 use protocol::client::Priority;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::support::node::{Ground, Member, Mesh, Node};
+use crate::support::peer::{TestPeer, fresh_key};
 use crate::support::postgres::Server;
 
 const REFERENCE: &str = include_str!("fixtures/reference.sql");
@@ -55,9 +58,9 @@ impl Adopted {
         adopted
     }
 
-    async fn execute(&self, sql: &'static str) {
+    async fn execute(&self, sql: &str) {
         let mut conn = PgConnection::connect(&self.server.url(&self.database)).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
     }
 
     /// A list of texts, in their order.
@@ -239,6 +242,39 @@ async fn its_audit_chain_can_be_read_and_checked() {
     assert_eq!((newest[0].event.as_str(), total), ("peer_left", 2));
     let owned = adopted.store.activate(&"red".into(), "node-1", 0).await.unwrap().unwrap();
     assert_eq!(owned.audit_hash, Some(before));
+}
+
+/// Its people, with keys of their own, connect to a broker on it; then it is the reference's again.
+#[tokio::test]
+async fn its_peers_connect_get_their_mail_and_leave_the_chain_whole() {
+    let adopted = Adopted::found(&[]).await;
+    let mut members = Vec::new();
+    for (name, key) in [("ana", "aa"), ("ben", "bb")] {
+        let own = fresh_key();
+        let pubkey = own.public_hex();
+        adopted
+            .execute(&format!(
+                "UPDATE mesh.member SET peer_pubkey = '{pubkey}' WHERE id = '{name}';
+                 UPDATE mesh.message_queue SET target_spec = '{pubkey}'
+                 WHERE target_spec = repeat('{key}', 32)"
+            ))
+            .await;
+        members.push(Member { id: name.to_owned(), name: name.to_owned(), pubkey, key: own });
+    }
+    let mesh = Mesh { id: "red".to_owned(), invite_url: String::new(), members };
+    let ground = Ground::of(adopted.server.clone(), &adopted.database);
+    let mut node = Node::start_on(ground, &[]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let mut ben = TestPeer::session(&node, &mesh, "ben").await;
+    let mail = ben.next_push().await;
+    assert!(mail["ciphertext"].as_str().unwrap().starts_with("c-"), "{mail}");
+    ana.send(&ben, "after the seam").await.acknowledged();
+    ben.take("the new message", |frame| frame["ciphertext"] == "after the seam").await;
+    let verified = ana.ask(json!({"type": "audit_verify"})).await;
+    // Two of the reference's, two who joined, one message.
+    assert_eq!((&verified["valid"], &verified["entries"]), (&json!(true), &json!(5)), "{verified}");
+    assert_eq!(node.terminate().await, Some(0));
+    adopted.execute(RUNS).await;
 }
 
 #[tokio::test]

@@ -75,6 +75,12 @@ impl Ground {
         Arc::new(Self { folder: folder(), url, _server: Some(server) })
     }
 
+    /// A database of this server that is there already.
+    pub(crate) fn of(server: Arc<Server>, database: &str) -> Arc<Self> {
+        let url = Some(server.url(database));
+        Arc::new(Self { folder: folder(), url, _server: Some(server) })
+    }
+
     /// A new database of this server, reached through another port.
     pub(crate) async fn through(server: Arc<Server>, port: u16) -> Arc<Self> {
         let database = server.database().await;
