@@ -57,11 +57,11 @@ impl Mesh {
         }
         let fact = Fact::for_target(&send.target_spec);
         // Who may send nothing now is not worth a question.
-        let moneyed = self
+        let may_send = self
             .roster
             .get(no)
             .is_some_and(|lease| self.buckets.has(&lease.record.member, &self.limits, now.mono));
-        if moneyed && !self.facts.are_fresh(&fact, now.mono) {
+        if may_send && !self.facts.are_fresh(&fact, now.mono) {
             return self.wait_for(fact, conn, number, command);
         }
         let key = accept_key(send, conn, number);
@@ -195,9 +195,8 @@ impl Mesh {
             self.out.extend(std::iter::repeat_n(denied, all - reached.len()));
         }
         let all = reached.len();
-        let recipients: Vec<_> = reached.into_iter().map(|(recipient, _)| recipient).collect();
-        let recipients: Vec<_> =
-            recipients.into_iter().filter(|recipient| self.has_room(send, recipient)).collect();
+        let recipients = reached.into_iter().map(|(recipient, _)| recipient);
+        let recipients: Vec<_> = recipients.filter(|to| self.has_room(send, to)).collect();
         Addressed { skipped: all - recipients.len(), recipients, held: false, topic }
     }
 
