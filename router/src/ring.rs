@@ -18,7 +18,8 @@ use consistent_hash::{Node, RingHash, StaticHashRing};
 const POINTS: usize = 512;
 
 /// A node's name, compared as text.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct NodeId(Arc<str>);
 
 impl NodeId {

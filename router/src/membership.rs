@@ -1,0 +1,117 @@
+//! Who is alive, as one node sees it: from what Redis says to the ring (design §4). No I/O.
+//!
+//! A view may be wrong for a while: it names candidates, and the store's fence keeps two owners
+//! apart. What it must not do is flap. So a node is lost only by what Redis says of it while this
+//! node sees Redis; a node that was blind, or a Redis that has forgotten everything, is given the
+//! time to live before silence counts as death.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::NodeKey;
+use crate::ring::{NodeId, Ring};
+
+/// Milliseconds of a clock that never goes back. Only differences mean anything.
+pub type Ms = u64;
+
+/// What a node says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It owns meshes.
+    Serving,
+    /// It is going away: its meshes are to move.
+    Draining,
+    /// Its store has failed for a while.
+    StoreBlind,
+}
+
+/// A node, as Redis knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Who.
+    pub key: NodeKey,
+    /// What it says of itself.
+    pub state: State,
+    /// Its share of the ring.
+    pub weight: u8,
+    /// Time since its last heartbeat, by Redis's clock.
+    pub age_ms: Ms,
+    /// Whether anybody listens on its channel; nothing if that is not known.
+    pub listens: Option<bool>,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sighting {
+    /// Every node Redis knows, this one and dead ones included.
+    pub nodes: Vec<Seen>,
+    /// For how long this Redis has known the cluster: little, if it has lost its data.
+    pub table_age_ms: Ms,
+    /// A later process has this node's name, and lives.
+    pub superseded: bool,
+}
+
+/// How long things take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats, in milliseconds.
+    pub heartbeat_ms: Ms,
+    /// After so long without one a node is lost, in milliseconds.
+    pub ttl_ms: Ms,
+}
+
+/// What has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// There is a new [`View`].
+    Changed,
+    /// This process of a node is gone: its last heartbeat was so long ago.
+    Lost {
+        /// Who.
+        node: NodeKey,
+        /// By Redis's clock, in milliseconds.
+        ago_ms: Ms,
+    },
+    /// A later process has this node's name: stop.
+    Superseded,
+}
+
+/// Who is alive and who owns what: one view, never changed.
+#[derive(Debug)]
+pub struct View {
+    me: NodeKey,
+    alive: BTreeMap<NodeId, (NodeKey, State)>,
+    ring: Ring,
+}
+
+impl View {
+    /// The view of a node that is alone: everything is its own.
+    pub fn alone(me: NodeKey) -> Arc<Self> {
+        let ring = Ring::new([(me.id.clone(), 1)]);
+        let alive = BTreeMap::from([(me.id.clone(), (me.clone(), State::Serving))]);
+        Arc::new(Self { me, alive, ring })
+    }
+
+    /// This node.
+    pub fn me(&self) -> &NodeKey {
+        &self.me
+    }
+
+    /// The node a key belongs to.
+    pub fn owner(&self, key: &str) -> Option<&NodeKey> {
+        self.alive.get(self.ring.owner(key)?).map(|(node, _)| node)
+    }
+
+    /// Whether this process is alive, as far as is known.
+    pub fn knows(&self, node: &NodeKey) -> bool {
+        self.alive.get(&node.id).is_some_and(|(known, _)| known == node)
+    }
+
+    /// Every node that is alive but this one, whatever its state.
+    pub fn others(&self) -> impl Iterator<Item = &NodeKey> {
+        self.alive.values().map(|(node, _)| node).filter(|node| **node != self.me)
+    }
+}
