@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use router::node::NodeKey;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,8 +19,9 @@ use crate::clock::{Clock, wall_ms};
 use crate::config::{Config, OfflineDirect};
 use crate::edge::{self, Edge, HalfOpen, PerAddress, Readiness};
 use crate::lifecycle::{self, Signals};
-use crate::mesh::handle::Directory;
-use crate::mesh::{Limits, Node, StatusLimits, WINDOW_BYTES};
+use crate::seat::handle::Directory;
+use crate::mesh::{Limits, StatusLimits, WINDOW_BYTES};
+use crate::seat::{Alone, Node};
 use crate::model::ENVELOPE_TTL_MS;
 use crate::store::committer::{Committer, Observe, Round};
 use crate::store::{Store, open};
@@ -121,8 +123,11 @@ impl Running {
         let committer =
             Committer::start_observed(store.clone(), observe, &services, stop_committer.clone());
         let clock = Clock::start();
+        let me = NodeKey { id: config.node_id.clone().into(), incarnation: process };
         let directory = Directory::new(Node {
             name: format!("{}/{process:016x}", config.node_id).into(),
+            process,
+            cluster: Arc::new(Alone::new(me, clock)),
             limits: limits(config),
             store: store.clone(),
             committer,
@@ -131,6 +136,7 @@ impl Running {
             tasks: meshes.clone(),
             stop: stop_meshes.clone(),
             superseded: superseded.clone(),
+            shed: CancellationToken::new(),
             audits: Semaphore::new(AUDIT_READERS),
             last_beat: AtomicU64::new(0),
         });

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Secret;
-use crate::mesh::handle::Directory;
+use crate::seat::handle::Directory;
 use crate::mesh::io::Ms;
 use crate::telemetry::Metrics;
 

@@ -13,5 +13,6 @@ pub mod edge;
 pub mod lifecycle;
 pub mod mesh;
 pub mod model;
+pub mod seat;
 pub mod store;
 pub mod telemetry;

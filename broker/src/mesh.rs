@@ -1,18 +1,17 @@
-//! A mesh: the rules that run it, and the actor that runs the rules.
+//! A mesh: the rules that run it.
 //!
 //! [`Mesh`] is a deterministic state machine: inputs and the time go in, effects come out
 //! ([`io`]). It knows no sockets, no SQL, no clock and no randomness, so that the simulator and
-//! production run the same code. [`handle`] is the door to the actors.
+//! production run the same code. [`seat`](crate::seat) says on which node it runs.
 
 mod activation;
-mod actor;
 mod attach;
 mod audit;
+mod carried;
 mod delivery;
 mod departure;
 mod events;
 mod facts;
-pub mod handle;
 mod hello;
 mod hook;
 pub mod io;
@@ -33,10 +32,11 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub use actor::Node;
+pub use activation::ANNOUNCE_MS;
 pub use attach::BRIEF_MS;
 pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use facts::FRESH_MS;
+pub(crate) use audit::Verifier;
 pub use hook::Hook;
 pub use limits::{Limits, REPLAY_MS};
 pub use roster::{CONTEST_MS, CONTEST_TIMES};

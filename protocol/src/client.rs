@@ -7,7 +7,7 @@ mod request;
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use request::{PeerProfile, Request, Selection, Stats, Status, VERBS, Verb};
@@ -51,7 +51,7 @@ pub struct Malformed {
 }
 
 /// `{name, role?}` as clients write groups.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Group {
     /// The group's name, `a/b/c` for a group below others.
     pub name: String,
@@ -61,7 +61,7 @@ pub struct Group {
 }
 
 /// What both hellos say of the session behind the socket.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Profile {
     /// Overrides the member's name for this connection; empty is not given.
@@ -152,7 +152,7 @@ pub struct Attestation {
 }
 
 /// How urgent an envelope is. `Now` reaches peers that are busy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// At once, whatever the recipient's status.
@@ -176,7 +176,7 @@ impl Priority {
 }
 
 /// `send` (protocol-core §4.1).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Send {
     /// Echoed in the ack.
@@ -212,7 +212,7 @@ pub struct Send {
 }
 
 /// `client_ack` (protocol-core §4.7).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientAck {
     /// The sender's own id of the message.

@@ -34,7 +34,49 @@ pub const KICKED_STALE: Close = Close { code: 4001, reason: "kicked_stale" };
 /// The member has been removed from the mesh.
 pub const BANNED: Close = Close { code: 4002, reason: "banned" };
 
+/// Another process bears this node's name now.
+pub const NODE_SUPERSEDED: Close = Close { code: 1001, reason: "node_superseded" };
+
+/// Every close frame there is, but for refused hellos.
+const ALL: [Close; 13] = [
+    SESSION_REPLACED,
+    SHUTTING_DOWN,
+    HELLO_TIMEOUT,
+    FLOOD,
+    FRAME_TOO_LARGE,
+    SLOW_CONSUMER,
+    UNAVAILABLE,
+    DISCONNECTED,
+    DISCONNECTED_STALE,
+    KICKED,
+    KICKED_STALE,
+    BANNED,
+    NODE_SUPERSEDED,
+];
+
+/// The rejections with which a hello can be refused by the owner of its mesh.
+const REJECTIONS: [&str; 9] = [
+    "unauthorized",
+    "revoked",
+    "member_id_mismatch",
+    "parent_member_id_mismatch",
+    "capacity",
+    "replayed",
+    "malformed",
+    "unavailable",
+    "kicked",
+];
+
 impl Close {
+    /// The close frame of this code and name, as another node says it; [`UNAVAILABLE`] if it is
+    /// none of ours.
+    pub fn named(code: u16, reason: &str) -> Self {
+        let rejected = REJECTIONS.into_iter().map(Self::rejected);
+        let mut known = ALL.into_iter().chain(rejected);
+        let named = |close: &Self| close.code == code && close.reason == reason;
+        known.find(named).unwrap_or(UNAVAILABLE)
+    }
+
     /// A hello refused with this rejection code (protocol-core §2): policy violation.
     pub const fn rejected(code: &'static str) -> Self {
         Self { code: 1008, reason: code }

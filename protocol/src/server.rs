@@ -12,6 +12,14 @@ pub enum Frame {
     HelloAck(Box<HelloAck>),
     /// Something was refused.
     Error(Error),
+    /// Any of the others, as another node has written it.
+    #[serde(skip)]
+    Verbatim {
+        /// The JSON text.
+        text: String,
+        /// See [`Frame::is_acceptance`].
+        acceptance: bool,
+    },
     /// What became of a `send`.
     Ack(Ack),
     /// Something happened in the mesh.
@@ -84,8 +92,20 @@ pub enum Frame {
 impl Frame {
     /// The JSON text.
     pub fn to_json(&self) -> String {
+        if let Self::Verbatim { text, .. } = self {
+            return text.clone();
+        }
         // Structs of strings, numbers and lists always serialize.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether it tells a sender that its message is safe.
+    pub fn is_acceptance(&self) -> bool {
+        match self {
+            Self::Ack(ack) => ack.queued,
+            Self::Verbatim { acceptance, .. } => *acceptance,
+            _ => false,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! that is its sender's to declare.
 
 pub mod local;
+pub mod stream;
 
 use std::collections::VecDeque;
 

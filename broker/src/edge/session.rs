@@ -376,7 +376,7 @@ impl Session {
         if let Some(frame) = frame
             && !self.is_closed()
         {
-            if matches!(&frame, Frame::Ack(ack) if ack.queued) {
+            if frame.is_acceptance() {
                 self.out.push(Action::ObserveAck(now.mono.saturating_sub(since)));
             }
             self.out.push(Action::Write(frame));

@@ -21,7 +21,7 @@ use super::Edge;
 use super::half_open::Place;
 use super::session::{Action, EdgeLimits, Session};
 use super::wire;
-use crate::mesh::handle::{Gone, Handle};
+use crate::seat::handle::{Gone, Handle};
 use crate::mesh::io::{ConnId, Input, ToEdge};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
 

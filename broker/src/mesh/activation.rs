@@ -4,8 +4,9 @@
 //! Everything that the store or the edges can tell again is dropped; the edges send again what has
 //! no result. The same path as a change of owner.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use protocol::client::Status;
 use protocol::{PresenceId, close};
@@ -14,19 +15,23 @@ use super::attach::BRIEF_MS;
 use super::audit::Chain;
 use super::delivery::Delivery;
 use super::facts::{Fact, Facts};
-use super::io::{Effect, Held, Ms, Now, Question};
+use super::events;
+use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now, Question};
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
-use super::roster::{Hold, Lease, Record, Roster};
+use super::roster::{Hold, Lease, LeaseNo, Record, Roster};
 use super::state::{Mesh, Phase};
 use super::status::Expiries;
 use crate::model::{Activation, StoredLease, Write};
 
+/// No lease ends before every edge has said what it holds, but for so long at most, in
+/// milliseconds: the session may be back at one that has not been heard yet.
+pub const ANNOUNCE_MS: Ms = 5_000;
 /// First and longest pause between attempts to activate.
 const BACKOFF_MS: (Ms, Ms) = (100, 5_000);
 
 impl Mesh {
-    pub(super) fn activated(&mut self, now: Now, from: Activation, entropy: u128, held: Vec<Held>) {
+    pub(super) fn activated(&mut self, now: Now, from: Activation, entropy: u128, edges: Vec<Edge>) {
         self.phase = Phase::Active;
         // Nobody else has owned it in between: what was told under the epoch before counts.
         let again = self.epoch > 0 && from.epoch == self.epoch + 1;
@@ -49,7 +54,8 @@ impl Mesh {
         self.expiries = Expiries::default();
         self.news.clear();
         self.beat_at = None;
-        let mut held = self.newest(held);
+        self.patience = now.mono + ANNOUNCE_MS;
+        let mut held = self.newest(edges.iter().flat_map(|edge| edge.held.iter().cloned()));
         for stored in from.leases {
             let held = held.remove(&stored.row.presence);
             self.restore(now, stored, held);
@@ -62,41 +68,154 @@ impl Mesh {
         self.out.push(Effect::Reset(self.epoch));
         // Whoever attaches brings its grants along; whoever was here already does not.
         if self.roster.iter().any(|(_, lease)| lease.conn().is_some()) {
-            self.facts.await_grants();
-            self.ask(Question::Grants, Asked::Fact(Fact::Grants));
+            self.await_grants();
         }
         self.keep_beating(now);
-        if again {
-            self.catch_up(now, before);
+        self.recall_news(now, &edges, again.then_some(before));
+        for edge in &edges {
+            self.tell_missed(now, edge);
         }
     }
 
-    /// A commit of unknown outcome may have brought joins and departures that nobody was told of.
-    fn catch_up(&mut self, now: Now, before: Roster) {
-        for old in before.into_leases() {
-            let Some(no) = self.roster.of_presence(&old.presence) else {
-                if old.announced {
-                    let draw = self.draw();
-                    let told = self.told_of(now, "peer_left", &old, draw);
-                    self.out.extend(told);
-                }
-                continue;
-            };
+    fn await_grants(&mut self) {
+        self.facts.await_grants();
+        self.ask(Question::Grants, Asked::Fact(Fact::Grants));
+    }
+
+    /// Whom the peers know of is what the edges say they were told. Nobody says so of a command
+    /// that has only just come: it may be gone before it is anybody's news.
+    fn recall_news(&mut self, now: Now, edges: &[Edge], before: Option<Roster>) {
+        let mut before: HashMap<_, _> = before
+            .into_iter()
+            .flat_map(Roster::into_leases)
+            .map(|lease| (lease.presence.clone(), lease))
+            .collect();
+        let told: HashSet<_> = edges.iter().flat_map(|e| &e.told).map(|t| &t.presence).collect();
+        let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
+        for no in leases {
             let Some(lease) = self.roster.get_mut(no) else { continue };
-            lease.announced = old.announced;
-            lease.greeted = old.greeted;
-            lease.saved = old.saved;
-            lease.heard = old.heard;
+            if let Some(old) = before.remove(&lease.presence) {
+                (lease.greeted, lease.saved, lease.heard) = (old.greeted, old.saved, old.heard);
+            }
+            if told.is_empty() || told.contains(&lease.presence) {
+                continue;
+            }
+            lease.announced = false;
             if self.is_brief(no) {
                 self.news.insert((now.mono + BRIEF_MS, no));
-            } else if !old.announced {
-                self.announce_arrival(now, no);
+            } else if let Some(lease) = self.roster.get_mut(no) {
+                lease.announced = true;
             }
         }
     }
 
+    /// A commit of unknown outcome, or an owner that died behind its commit, may have brought joins
+    /// and departures that not everybody was told of.
+    fn tell_missed(&mut self, now: Now, edge: &Edge) {
+        let ours = |conn: &ConnId| conn.process == edge.process;
+        let told: HashSet<_> = edge.told.iter().map(|told| &told.presence).collect();
+        for gone in &edge.told {
+            if self.roster.of_presence(&gone.presence).is_some() {
+                continue;
+            }
+            let conns: Vec<_> = self.concerned("peer_left", gone).filter(ours).collect();
+            if !conns.is_empty() {
+                let frame = Arc::new(events::left(&self.id, gone, now));
+                self.out.push(Effect::Broadcast { conns, frame });
+            }
+        }
+        let draw = self.draw();
+        for (_, lease) in self.roster.iter() {
+            if !lease.announced || told.contains(&lease.presence) {
+                continue;
+            }
+            let event = lease.arrival();
+            let conns: Vec<_> = self.concerned(event, &lease.told()).filter(ours).collect();
+            if !conns.is_empty() {
+                let frame = Arc::new(events::presence(&self.id, event, lease, draw, now));
+                self.out.push(Effect::Broadcast { conns, frame });
+            }
+        }
+        let announced = self.roster.iter().filter(|(_, lease)| lease.announced);
+        let all = News::All(announced.map(|(_, lease)| lease.told()).collect());
+        self.out.push(Effect::News { process: Some(edge.process), news: all });
+    }
+
+    /// An edge comes, or comes back: what it holds goes on, and what was under way is asked again.
+    pub(super) fn announced(&mut self, now: Now, edge: &Edge) {
+        let ours = |conn: &ConnId| conn.process == edge.process;
+        self.inbound.retain(|conn, _| !ours(conn));
+        self.arrivals.retain(|conn, _| !ours(conn));
+        let mut held: HashMap<_, _> =
+            self.newest(edge.held.iter().cloned()).into_iter().collect();
+        let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
+        for no in leases {
+            let Some(lease) = self.roster.get(no) else { continue };
+            let claim = held.remove(&lease.presence);
+            let current = lease.record.generation;
+            match (lease.hold, claim) {
+                (Hold::Leaving, Some(held)) => {
+                    self.out.push(Effect::Close { conn: held.conn, close: close::UNAVAILABLE });
+                }
+                (_, Some(held)) if held.generation < current => {
+                    self.out.push(Effect::Close { conn: held.conn, close: close::SESSION_REPLACED });
+                }
+                (hold, Some(held)) => self.resume(now, no, hold, held.conn),
+                // Its hello is still being answered, or comes again.
+                (Hold::Online { conn, answered: true }, None) if ours(&conn) => {
+                    self.away(now, no, 0, Then::Settled);
+                }
+                (_, None) => {}
+            }
+        }
+        let mut orphans: Vec<_> = held.into_values().map(|held| held.conn).collect();
+        orphans.sort_unstable();
+        for conn in orphans {
+            self.out.push(Effect::Close { conn, close: close::UNAVAILABLE });
+        }
+        for told in &edge.told {
+            if let Some(no) = self.roster.of_presence(&told.presence)
+                && let Some(lease) = self.roster.get_mut(no)
+                && !std::mem::replace(&mut lease.announced, true)
+            {
+                self.news.retain(|(_, other)| *other != no);
+                self.tell_arrival(now, no);
+            }
+        }
+        self.tell_missed(now, edge);
+    }
+
+    /// A connection that was here goes on; so does one that comes back from a node thought lost.
+    fn resume(&mut self, now: Now, no: LeaseNo, before: Hold, conn: ConnId) {
+        self.roster.hold(no, Hold::Online { conn, answered: true });
+        if let Some(lease) = self.roster.get_mut(no) {
+            lease.heard = now.mono;
+        }
+        match before {
+            Hold::Online { conn: old, .. } if old != conn => {
+                self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
+            }
+            Hold::Online { .. } => {}
+            Hold::Away { .. } | Hold::Leaving => self.save(no, Then::Settled),
+        }
+        self.delivery.detach(no);
+        self.delivery.attach(no, self.may_confirm_by_pong(no));
+    }
+
+    /// A whole process is gone: its connections with it, since it was last heard of.
+    pub(super) fn edge_lost(&mut self, now: Now, process: u64, ago_ms: Ms) {
+        let theirs = |conn: &ConnId| conn.process == process;
+        self.inbound.retain(|conn, _| !theirs(conn));
+        self.arrivals.retain(|conn, _| !theirs(conn));
+        let held = self.roster.iter().filter(|(_, lease)| lease.conn().is_some_and(|c| theirs(&c)));
+        let held: Vec<_> = held.map(|(no, _)| no).collect();
+        for no in held {
+            self.away(now, no, ago_ms, Then::Settled);
+        }
+    }
+
     /// A line that was displaced may not be gone yet: of those that hold a presence, the newest.
-    fn newest(&mut self, all: Vec<Held>) -> HashMap<PresenceId, Held> {
+    fn newest(&mut self, all: impl Iterator<Item = Held>) -> HashMap<PresenceId, Held> {
         let mut newest: HashMap<PresenceId, Held> = HashMap::new();
         for held in all {
             let older = match newest.entry(held.presence.clone()) {

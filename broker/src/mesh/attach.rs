@@ -10,7 +10,7 @@ use protocol::{Close, close, id};
 use super::audit;
 use super::delivery::Rank;
 use super::hello::{self, check, hello_ack, record, recorded_key, restored, revoked};
-use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Ms, Now, Question};
+use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Ms, News, Now, Question};
 use super::pipeline::{Left, Then};
 use super::query::{Asked, NoAnswer};
 use super::roster::{Found, Hold, Lease, LeaseNo, presence_key};
@@ -305,7 +305,13 @@ impl Mesh {
     pub(super) fn announce_arrival(&mut self, now: Now, no: LeaseNo) {
         let Some(lease) = self.roster.get_mut(no) else { return };
         lease.announced = true;
-        let event = if lease.saved.is_some() { "peer_returned" } else { "peer_joined" };
+        self.tell_arrival(now, no);
+    }
+
+    pub(super) fn tell_arrival(&mut self, now: Now, no: LeaseNo) {
+        let Some(lease) = self.roster.get(no) else { return };
+        let (event, told) = (lease.arrival(), lease.told());
         self.announce(now, event, no);
+        self.out.push(Effect::News { process: None, news: News::Here(told) });
     }
 }

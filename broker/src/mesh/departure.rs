@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::io::{Effect, Now};
+use super::io::{ConnId, Effect, Ms, News, Now, Told};
 use super::pipeline::{Left, Then};
 use super::roster::{Hold, Lease, LeaseNo};
 use super::state::Mesh;
@@ -15,9 +15,10 @@ use super::{audit, events};
 use crate::model::{Recipient, Write};
 
 impl Mesh {
-    /// A lease's connection is gone: the grace begins.
-    pub(super) fn away(&mut self, now: Now, no: LeaseNo, then: Then) {
-        self.roster.hold(no, Hold::Away { until: now.mono + self.limits.grace_ms });
+    /// A lease's connection is gone since `ago_ms`: then its grace has begun.
+    pub(super) fn away(&mut self, now: Now, no: LeaseNo, ago_ms: Ms, then: Then) {
+        let left = self.limits.grace_ms.saturating_sub(ago_ms);
+        self.roster.hold(no, Hold::Away { until: now.mono + left });
         self.delivery.detach(no);
         let Some(lease) = self.roster.get_mut(no) else { return };
         let mut writes = save_state(lease, now.wall).into_iter().collect::<Vec<_>>();
@@ -57,10 +58,15 @@ impl Mesh {
 
     /// The departure is durable: everything the presence owned is freed, here and nowhere else.
     pub(super) fn left(&mut self, now: Now, no: LeaseNo) {
-        if self.roster.get(no).is_some_and(|lease| lease.announced) {
+        let announced = self.roster.get(no).is_some_and(|lease| lease.announced);
+        if announced {
             self.announce(now, "peer_left", no);
         }
         let Some(lease) = self.roster.remove(no) else { return };
+        if announced {
+            let news = News::Gone(lease.presence.clone());
+            self.out.push(Effect::News { process: None, news });
+        }
         self.delivery.close(no, matches!(lease.own(), Recipient::Presence(_)));
         for conn in self.late.remove(&no).unwrap_or_default() {
             // Much may have changed while it waited: that it was banned, for one.
@@ -68,31 +74,29 @@ impl Mesh {
         }
     }
 
-    /// Tells the others. A session concerns everybody, and so does who can be seen; a member's own
-    /// connection that comes or goes is no news to its siblings.
+    /// Tells the others.
     pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
         let draw = self.draw();
         let Some(subject) = self.roster.get(no) else { return };
-        let told = self.told_of(now, event, subject, draw);
-        self.out.extend(told);
+        let conns: Vec<_> = self.concerned(event, &subject.told()).collect();
+        if !conns.is_empty() {
+            let frame = Arc::new(events::presence(&self.id, event, subject, draw, now));
+            self.out.push(Effect::Broadcast { conns, frame });
+        }
     }
 
-    /// The event, for all whom it concerns, if there is anybody.
-    pub(super) fn told_of(
+    /// Whom an event concerns. A session concerns everybody, and so does who can be seen; a member's
+    /// own connection that comes or goes is no news to its siblings.
+    pub(super) fn concerned(
         &self,
-        now: Now,
         event: &'static str,
-        subject: &Lease,
-        draw: u128,
-    ) -> Option<Effect> {
-        let all = subject.record.proven || matches!(event, "peer_visible" | "peer_hidden");
-        let concerned = |other: &Lease| all || other.record.member != subject.record.member;
-        let other = |lease: &Lease| lease.presence != subject.presence && concerned(lease);
-        let others = self.roster.iter().filter(|(_, lease)| other(lease));
-        let conns: Vec<_> = others.filter_map(|(_, lease)| lease.listening()).collect();
-        (!conns.is_empty()).then(|| {
-            let frame = Arc::new(events::presence(&self.id, event, subject, draw, now));
-            Effect::Broadcast { conns, frame }
+        subject: &Told,
+    ) -> impl Iterator<Item = ConnId> {
+        let all = subject.session || matches!(event, "peer_visible" | "peer_hidden");
+        self.roster.iter().filter_map(move |(_, lease)| {
+            let other = lease.presence != subject.presence;
+            let concerned = all || lease.record.member != subject.member;
+            lease.listening().filter(|_| other && concerned)
         })
     }
 }

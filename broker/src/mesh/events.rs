@@ -6,7 +6,7 @@ use protocol::{MeshId, time};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::io::Now;
+use super::io::{Now, Told};
 use super::roster::Lease;
 
 /// What becomes of a presence (protocol-core §2.6). Clients read `name` or `displayName`. Of what
@@ -43,6 +43,14 @@ pub(crate) fn presence(
         format!("{event}|{}|{}|{}", lease.presence, generation.epoch, generation.number)
     };
     system(mesh, event, data, &origin, now)
+}
+
+/// The departure of a presence that peers were told of, by the word of their edge alone.
+pub(crate) fn left(mesh: &MeshId, gone: &Told, now: Now) -> Frame {
+    let data = json!({ "name": gone.name, "displayName": gone.name, "pubkey": gone.pubkey });
+    let Told { presence, generation, .. } = gone;
+    let origin = format!("peer_left|{presence}|{}|{}", generation.epoch, generation.number);
+    system(mesh, "peer_left", data, &origin, now)
 }
 
 /// An event whose id follows from its `origin`: told twice, it is recognized.

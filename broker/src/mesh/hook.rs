@@ -25,16 +25,21 @@ pub struct Hook {
 
 impl Hook {
     /// What to look for, the surest first. Who is found by one is not looked for by the next.
-    pub(super) fn targets(&self) -> Vec<HookTarget> {
+    pub fn targets(&self) -> Vec<HookTarget> {
         let session = self.session_id.clone().map(HookTarget::Session);
         let process = HookTarget::Process { cwd: self.cwd.clone(), pid: self.pid };
         session.into_iter().chain([process]).collect()
+    }
+
+    /// Of those a target fits, those it plainly means.
+    pub fn meant(target: &HookTarget, found: Vec<HookPresence>) -> Vec<HookPresence> {
+        meant(target, found)
     }
 }
 
 /// Of those a target fits, those it plainly means. A session may be in several meshes, as another
 /// member in each; a directory and a pid are many people's, unless all is one key's.
-pub(super) fn meant(target: &HookTarget, found: Vec<HookPresence>) -> Vec<HookPresence> {
+fn meant(target: &HookTarget, found: Vec<HookPresence>) -> Vec<HookPresence> {
     match target {
         HookTarget::Session(_) => {
             let mut members: BTreeMap<MeshId, BTreeSet<_>> = BTreeMap::new();

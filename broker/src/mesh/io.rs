@@ -6,7 +6,9 @@ use std::sync::Arc;
 use protocol::client::{ClientAck, Profile, Request, Send, Status, Verb};
 use protocol::server::{Frame, Peer};
 use protocol::{Close, MemberId, PresenceId};
+use serde::{Deserialize, Serialize};
 
+use super::carried;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
     Identity, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
@@ -26,7 +28,7 @@ pub struct Now {
 }
 
 /// A connection, never used twice: the process that terminates it and a number there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnId {
     /// Drawn at random when the process starts.
     pub process: u64,
@@ -42,16 +44,7 @@ impl fmt::Display for ConnId {
 
 /// The order of attaches of one presence: the highest wins, whatever arrives when.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]
 pub struct Generation {
     /// Of the owner that attached it.
@@ -61,7 +54,7 @@ pub struct Generation {
 }
 
 /// What an edge asks of the owner, numbered per connection by the link.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// A hello whose signatures the edge has checked.
     Attach(Box<Attach>),
@@ -132,7 +125,7 @@ impl Command {
 }
 
 /// A checked hello.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attach {
     /// The member's key.
     pub pubkey: Arc<str>,
@@ -147,7 +140,7 @@ pub struct Attach {
 }
 
 /// A session's own key, as a hello claims it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionKey {
     /// None.
     Absent,
@@ -168,7 +161,7 @@ impl SessionKey {
 }
 
 /// A command on its way: what [`router::link`] numbers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Numbered {
     /// Of which connection.
     pub conn: ConnId,
@@ -183,8 +176,8 @@ pub struct Numbered {
     pub command: Arc<Command>,
 }
 
-/// What an edge holds of a mesh: announced to each new owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A connection that is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The connection.
     pub conn: ConnId,
@@ -192,6 +185,45 @@ pub struct Held {
     pub presence: PresenceId,
     /// By which attach.
     pub generation: Generation,
+}
+
+/// Completely what one edge holds of a mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// Its process: of all its connections.
+    pub process: u64,
+    /// Its connections that are attached.
+    pub held: Vec<Held>,
+    /// Who is here, as its peers have been told.
+    pub told: Vec<Told>,
+}
+
+/// A presence that peers have been told of: enough to tell them that it has left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The presence.
+    pub presence: PresenceId,
+    /// The attach it was told with, which makes the event's id.
+    pub generation: Generation,
+    /// Whose it is.
+    pub member: MemberId,
+    /// The key it is addressed by.
+    pub pubkey: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Of a session, which concerns everybody.
+    pub session: bool,
+}
+
+/// What an edge must remember of what its peers have been told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    /// Exactly these are here.
+    All(Vec<Told>),
+    /// This one, too.
+    Here(Told),
+    /// This one no longer.
+    Gone(PresenceId),
 }
 
 /// A question to the store; its answer comes back under the same ticket.
@@ -213,6 +245,17 @@ pub enum Input {
     Alive(ConnId),
     /// A connection is gone without a word.
     Lost(ConnId),
+    /// All connections of a process are: it has not been heard of for so many milliseconds.
+    EdgeLost {
+        /// The process.
+        process: u64,
+        /// Since its last heartbeat.
+        ago_ms: Ms,
+    },
+    /// An edge says completely what it holds, anew: what was under way to it and from it is lost.
+    Announced(Edge),
+    /// Every edge there is has announced itself.
+    AllAnnounced,
     /// A hook told a session's status.
     Hook {
         /// Whose.
@@ -226,8 +269,8 @@ pub enum Input {
         activation: Option<Box<Activation>>,
         /// Fresh random bits, for ids.
         entropy: u128,
-        /// All connections this owner's edges hold.
-        held: Vec<Held>,
+        /// What the edges hold that have announced themselves.
+        edges: Vec<Edge>,
     },
     /// The store could not activate it.
     NotActivated,
@@ -387,6 +430,13 @@ pub enum Effect {
         /// What.
         frame: Arc<Frame>,
     },
+    /// What edges must remember, behind the events that told it.
+    News {
+        /// Of which process; of all if that is not said.
+        process: Option<u64>,
+        /// What.
+        news: News,
+    },
     /// End a connection.
     Close {
         /// Which.
@@ -422,7 +472,7 @@ pub enum Count {
 }
 
 /// From the owner to one connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToEdge {
     /// A new epoch: send again what has no result.
     Reset(Epoch),
@@ -433,6 +483,7 @@ pub enum ToEdge {
         /// The attach's number.
         number: u64,
         /// `hello_ack`.
+        #[serde(with = "carried::frame")]
         frame: Frame,
     },
     /// The hello was refused.
@@ -440,8 +491,10 @@ pub enum ToEdge {
         /// The attach's number.
         number: u64,
         /// Why.
+        #[serde(with = "carried::reply")]
         frame: Option<Frame>,
         /// How the socket ends.
+        #[serde(with = "carried::close")]
         close: Close,
     },
     /// The result of a command.
@@ -449,6 +502,7 @@ pub enum ToEdge {
         /// Which.
         number: u64,
         /// What the peer is told, if anything.
+        #[serde(with = "carried::reply")]
         frame: Option<Frame>,
     },
     /// An envelope.
@@ -459,11 +513,11 @@ pub enum ToEdge {
         hide_member: bool,
     },
     /// An event.
-    Event(Arc<Frame>),
+    Event(#[serde(with = "carried::event")] Arc<Frame>),
     /// Ping the peer behind what was pushed.
     Probe(u64),
     /// End the connection.
-    Close(Close),
+    Close(#[serde(with = "carried::close")] Close),
 }
 
 impl ToEdge {

@@ -7,7 +7,7 @@ use protocol::client::{Group, PeerProfile, Profile, Stats, Status};
 use protocol::{MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
-use super::io::{Attach, ConnId, Generation, Ms, SessionKey};
+use super::io::{Attach, ConnId, Generation, Ms, SessionKey, Told};
 use super::saved::Unsaved;
 use super::status::{Source, Standing};
 use crate::model::{LeaseRow, Place, Recipient, SavedState, Sender};
@@ -152,6 +152,23 @@ impl Lease {
     /// A command that will be gone in a moment: it names a key that nobody can prove.
     pub(crate) fn is_one_shot(&self) -> bool {
         !self.record.proven && self.record.session_pubkey.is_some()
+    }
+
+    /// What peers are told when it is first seen.
+    pub(crate) fn arrival(&self) -> &'static str {
+        if self.saved.is_some() { "peer_returned" } else { "peer_joined" }
+    }
+
+    /// What an edge remembers of it.
+    pub(crate) fn told(&self) -> Told {
+        Told {
+            presence: self.presence.clone(),
+            generation: self.record.generation,
+            member: self.record.member.clone(),
+            pubkey: self.record.pubkey().clone(),
+            name: self.record.name.clone(),
+            session: self.record.proven,
+        }
     }
 
     pub(crate) fn standing(&self) -> Standing {

@@ -85,6 +85,8 @@ pub struct Mesh {
     pub(super) stalled: BTreeMap<ConnId, VecDeque<(u64, Arc<Command>)>>,
     pub(super) inbound: HashMap<ConnId, Inbound>,
     pub(super) beat_at: Option<Ms>,
+    /// No lease ends before.
+    pub(super) patience: Ms,
     pub(super) out: Vec<Effect>,
 }
 
@@ -119,6 +121,7 @@ impl Mesh {
             stalled: BTreeMap::new(),
             inbound: HashMap::new(),
             beat_at: None,
+            patience: 0,
             out: vec![Effect::Activate { floor: 0 }],
         }
     }
@@ -156,7 +159,8 @@ impl Mesh {
             Phase::Pausing { until } => Some(until),
             Phase::Active => {
                 let news = self.news.first().map(|(at, _)| *at);
-                let (graces, statuses) = (self.roster.deadline(), self.expiries.deadline());
+                let graces = self.roster.deadline().map(|at| at.max(self.patience));
+                let statuses = self.expiries.deadline();
                 let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at];
                 rules.into_iter().flatten().min()
             }
@@ -170,8 +174,8 @@ impl Mesh {
             self.revoked.retain(|_, until| *until > now.mono);
         }
         match input {
-            Input::Activated { activation: Some(activation), entropy, held } => {
-                self.activated(now, *activation, entropy, held);
+            Input::Activated { activation: Some(activation), entropy, edges } => {
+                self.activated(now, *activation, entropy, edges);
             }
             Input::Activated { activation: None, .. } => self.missing(),
             Input::NotActivated => self.not_activated(now),
@@ -191,6 +195,9 @@ impl Mesh {
                 self.inbound.remove(&conn);
                 self.detach(now, conn, None, false);
             }
+            Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
+            Input::Announced(edge) => self.announced(now, &edge),
+            Input::AllAnnounced => self.patience = 0,
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -264,7 +271,7 @@ impl Mesh {
         match self.phase {
             Phase::Pausing { until } if until <= now.mono => self.activate(),
             Phase::Active => {
-                while let Some(no) = self.roster.over(now.mono) {
+                while let Some(no) = self.roster.over(now.mono).filter(|_| self.patience <= now.mono) {
                     self.leave(now, no, Left::default());
                 }
                 while self.end_working(now.mono) {}
@@ -380,6 +387,7 @@ impl Mesh {
             Some(no) => self.away(
                 now,
                 no,
+                0,
                 number.map_or(Then::Settled, |number| Then::Done {
                     conn,
                     number,

@@ -6,7 +6,7 @@ use protocol::client::{ClientAck, Priority, Profile, Request, Selection, Send, V
 use protocol::server::Frame;
 
 use super::io::{
-    Answer, Attach, Command, ConnId, Effect, Held, Input, Now, Numbered, Question, SessionKey,
+    Answer, Attach, Command, ConnId, Edge, Effect, Held, Input, Now, Numbered, Question, SessionKey,
 };
 use super::{Limits, Mesh, StatusLimits};
 use crate::model::{
@@ -33,6 +33,11 @@ struct Scene {
     effects: Vec<Effect>,
 }
 
+/// As a lone node's edge says it.
+fn edges(held: Vec<Held>) -> Vec<Edge> {
+    vec![Edge { process: 1, held, told: Vec::new() }]
+}
+
 fn conn(number: u64) -> ConnId {
     ConnId { process: 1, number }
 }
@@ -47,7 +52,7 @@ impl Scene {
 
     fn activate(&mut self, activation: Activation, held: Vec<Held>) {
         let activation = Some(Box::new(activation));
-        self.input(Input::Activated { activation, entropy: 7, held });
+        self.input(Input::Activated { activation, entropy: 7, edges: edges(held) });
     }
 
     /// The store knows of no grants, and says so at once.
@@ -281,7 +286,7 @@ fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
         Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
     let now = Now { mono: scene.now, wall: 1_800_000_000_000 };
     let activation = Some(Box::new(activation));
-    scene.mesh.apply(now, Input::Activated { activation, entropy: 7, held });
+    scene.mesh.apply(now, Input::Activated { activation, entropy: 7, edges: edges(held) });
     let mut asked = Vec::new();
     // The first time the store cannot say.
     for answer in [None, Some(Answer::Grants(Vec::new()))] {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use protocol::client::Priority;
 use protocol::{MemberId, MessageId, PresenceId};
+use serde::{Deserialize, Serialize};
 
 use super::{Capability, Seq};
 
 /// Who sent an envelope, as its recipients are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sender {
     /// The member.
     pub member: MemberId,
@@ -29,7 +30,7 @@ impl Sender {
 }
 
 /// One accepted message. The body (`nonce`, `ciphertext`) is opaque.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// Its id.
     pub id: MessageId,
@@ -81,7 +82,7 @@ impl Envelope {
 }
 
 /// What makes a retry recognizable, within (mesh, sender member).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AcceptKey {
     /// The client's own `client_message_id`.
     Client(String),

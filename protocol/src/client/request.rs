@@ -7,7 +7,7 @@ use super::{Group, check, check_group, list, maybe};
 use crate::limits;
 
 /// A verb, and what its reply echoes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Request {
     /// What is asked.
     #[serde(flatten)]
@@ -38,7 +38,7 @@ pub const VERBS: [&str; 16] = [
 ];
 
 /// protocol-core §§4.8, 5, 6 and 7.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum Verb {
     /// Who is in the mesh?
@@ -114,7 +114,7 @@ pub enum Verb {
 }
 
 /// Which connections a moderation verb is about: the first that is given, in this order.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct Selection {
     /// Everybody but the caller.
     #[serde(default)]

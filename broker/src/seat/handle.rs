@@ -8,8 +8,9 @@ use router::link::local::Outbox;
 use tokio::sync::mpsc;
 
 use super::actor::{Actor, Node};
-use super::hook::{self, Hook};
-use super::io::{ConnId, Input, ToEdge};
+use super::state::SeatInput;
+use crate::mesh::io::{ConnId, Input, ToEdge};
+use crate::mesh::Hook;
 use crate::model::{HookPresence, Joined, Joining, NewPending};
 use crate::store::StoreError;
 
@@ -25,8 +26,8 @@ pub(super) enum Message {
     Shut(ConnId),
     /// For the rules.
     Input(Input),
-    /// Run the graces of leases found in the store.
-    Wake,
+    /// For the seat.
+    Seat(SeatInput),
 }
 
 /// The meshes that run on this node. Cheap to clone.
@@ -59,7 +60,7 @@ impl Directory {
 
     /// Starts a mesh that holds leases, so that graces found in the store run on.
     pub async fn wake(&self, id: &MeshId) {
-        let _ = self.mesh(id).inbox.send(Message::Wake).await;
+        let _ = self.mesh(id).seat(SeatInput::Wake).await;
     }
 
     /// Somebody joins a mesh by invite.
@@ -76,7 +77,7 @@ impl Directory {
             if found.is_empty() {
                 continue;
             }
-            let told = hook::meant(&target, found);
+            let told = Hook::meant(&target, found);
             for HookPresence { mesh, presence, .. } in &told {
                 let input = Input::Hook { presence: presence.clone(), status: hook.status };
                 // Its mesh stops only with the node.
@@ -121,6 +122,11 @@ impl Handle {
     /// Passes an input on. Waits while the mesh has too much to do.
     pub async fn input(&self, input: Input) -> Result<(), Gone> {
         self.inbox.send(Message::Input(input)).await.map_err(|_| Gone)
+    }
+
+    /// Passes on what concerns the seat as a whole.
+    pub async fn seat(&self, input: SeatInput) -> Result<(), Gone> {
+        self.inbox.send(Message::Seat(input)).await.map_err(|_| Gone)
     }
 
     /// Lets a connection go.

@@ -1,4 +1,4 @@
-//! The loop that runs one mesh: receive, apply, act. It has no rules of its own.
+//! The loop that runs one seat: receive, apply, act. It has no rules of its own.
 //!
 //! Everything the rules ask of the store is under way here at once, in [`Work`]; its answers come
 //! back as inputs. Effects are carried out in order, and nothing here waits on a peer.
@@ -18,11 +18,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::audit::Verifier;
+use super::cluster::Cluster;
 use super::handle::{Meshes, Message, lock};
-use super::io::{Answer, ConnId, Count, Effect, Held, Input, Ms, Question, Ticket, ToEdge};
-use super::{Limits, Mesh};
+use super::item::{self, Item};
+use super::state::{Seat, SeatEffect, SeatInput};
 use crate::clock::Clock;
+use crate::mesh::io::{Answer, ConnId, Count, Input, Ms, Question, Ticket, ToEdge};
+use crate::mesh::{Limits, Verifier};
 use crate::model::{Epoch, MeshCommit};
 use crate::store::committer::Committer;
 use crate::store::{Store, StoreError};
@@ -44,6 +46,10 @@ const BEAT_YOUNG_MS: Ms = 900;
 pub struct Node {
     /// This incarnation, as the store knows it.
     pub name: Arc<str>,
+    /// Drawn at random when the process started: the one of its connections.
+    pub process: u64,
+    /// The other nodes.
+    pub cluster: Arc<dyn Cluster>,
     /// How meshes are bounded.
     pub limits: Limits,
     /// The durable side.
@@ -60,26 +66,23 @@ pub struct Node {
     pub stop: CancellationToken,
     /// Set when another process turns out to own the store.
     pub superseded: CancellationToken,
+    /// Set while meshes have gone to others whom this node does not see: its sockets should follow.
+    pub shed: CancellationToken,
     /// Readers of audit chains, of all meshes: long reads must not take every connection.
     pub audits: Semaphore,
     /// When the store was last told that this node lives.
     pub last_beat: AtomicU64,
 }
 
-type Work = FuturesUnordered<Pin<Box<dyn Future<Output = Option<Input>> + Send>>>;
-
-struct Line {
-    outbox: Arc<Outbox<ToEdge>>,
-    held: Option<Held>,
-}
+type Work = FuturesUnordered<Pin<Box<dyn Future<Output = Option<SeatInput>> + Send>>>;
 
 pub(super) struct Actor {
     id: MeshId,
-    mesh: Mesh,
+    seat: Seat,
     node: Arc<Node>,
     meshes: Arc<Meshes>,
     messages: mpsc::Receiver<Message>,
-    lines: HashMap<ConnId, Line>,
+    lines: HashMap<ConnId, Arc<Outbox<ToEdge>>>,
     work: Work,
     idle_since: Option<Instant>,
 }
@@ -91,20 +94,21 @@ impl Actor {
         meshes: Arc<Meshes>,
         messages: mpsc::Receiver<Message>,
     ) -> Self {
-        let mesh = Mesh::new(id.clone(), node.limits);
+        let seat = Seat::new(id.clone(), node.process, node.limits, node.cluster.is_clustered());
         let (lines, work) = (HashMap::new(), FuturesUnordered::new());
-        Self { id, mesh, node, meshes, messages, lines, work, idle_since: None }
+        Self { id, seat, node, meshes, messages, lines, work, idle_since: None }
     }
 
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         let stop = self.node.stop.clone();
-        self.settle();
+        let mut changes = self.node.cluster.changes();
         loop {
             let until = self.wake_at();
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if self.work.is_empty() => return,
+                Ok(()) = changes.changed() => self.apply(SeatInput::Looked),
                 Some(input) = self.work.next(), if !self.work.is_empty() => self.worked(input),
                 count = self.messages.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -112,7 +116,7 @@ impl Actor {
                     }
                     batch.drain(..).for_each(|message| self.receive(message));
                 }
-                () = sleep_until(until) => self.apply(Input::Tick),
+                () = sleep_until(until) => self.apply(SeatInput::Tick),
             }
             self.settle();
             if self.may_rest() {
@@ -123,7 +127,7 @@ impl Actor {
 
     fn wake_at(&self) -> Instant {
         let clock = self.node.clock;
-        let rules = self.mesh.deadline().map(|at| clock.instant(at));
+        let rules = self.seat.deadline().map(|at| clock.instant(at));
         let rest = self.idle_since.map(|since| since + IDLE);
         let far = Instant::now() + Duration::from_hours(1);
         [rules, rest].into_iter().flatten().min().unwrap_or(far)
@@ -132,124 +136,102 @@ impl Actor {
     /// A mesh that nobody uses leaves memory. Under the directory's lock nobody can find it
     /// meanwhile; a count of one says that nobody has already.
     fn may_rest(&mut self) -> bool {
-        let idle = self.lines.is_empty() && self.work.is_empty() && self.mesh.is_idle();
+        let idle = self.lines.is_empty() && self.work.is_empty() && self.seat.is_idle();
         if !idle {
             self.idle_since = None;
             return false;
         }
         let since = *self.idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < IDLE && !self.mesh.is_missing() {
+        if since.elapsed() < IDLE && !self.seat.is_missing() {
             return false;
         }
         let mut meshes = lock(&self.meshes);
         if self.messages.is_empty() && self.messages.sender_strong_count() == 1 {
             meshes.remove(&self.id);
+            drop(meshes);
+            self.seat.leave().into_iter().for_each(|effect| self.carry_out(effect));
             return true;
         }
         false
     }
 
-    fn apply(&mut self, input: Input) {
-        self.mesh.apply(self.node.clock.now(), input);
+    fn apply(&mut self, input: SeatInput) {
+        self.seat.apply(self.node.clock.now(), &self.node.cluster.sight(), input);
     }
 
-    fn worked(&mut self, input: Option<Input>) {
+    fn worked(&mut self, input: Option<SeatInput>) {
         let mut next = Some(input);
         while let Some(input) = next {
             if let Some(input) = input {
-                let input = self.with_held(input);
                 self.apply(input);
             }
             next = self.work.next().now_or_never().flatten();
         }
     }
 
-    /// An activation is completed by what the connections of this node hold.
-    fn with_held(&self, input: Input) -> Input {
-        match input {
-            Input::Activated { activation, entropy, .. } => {
-                let mut held: Vec<_> =
-                    self.lines.values().filter_map(|line| line.held.clone()).collect();
-                held.sort_by_key(|held| held.conn);
-                Input::Activated { activation, entropy, held }
-            }
-            other => other,
-        }
-    }
-
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Input(input) => self.apply(input),
+            Message::Input(input) => self.apply(SeatInput::Local(input)),
             Message::Open(conn, outbox) => {
-                if self.mesh.is_missing() {
-                    // It may have been created since.
-                    self.mesh = Mesh::new(self.id.clone(), self.node.limits);
-                }
-                if let Some(epoch) = self.mesh.serving() {
-                    outbox.push(ToEdge::Reset(epoch), 64);
-                }
-                self.lines.insert(conn, Line { outbox, held: None });
+                self.lines.insert(conn, outbox);
+                self.apply(SeatInput::Open(conn));
             }
             Message::Shut(conn) => {
                 self.lines.remove(&conn);
-                self.apply(Input::Lost(conn));
+                self.apply(SeatInput::Shut(conn));
             }
-            Message::Wake => {}
+            Message::Seat(input) => self.apply(input),
         }
     }
 
     fn settle(&mut self) {
-        for effect in self.mesh.drain(self.node.clock.now()) {
+        for effect in self.seat.drain(self.node.clock.now(), &self.node.cluster.sight()) {
             self.carry_out(effect);
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: SeatEffect) {
         match effect {
-            Effect::Activate { floor } => self.activate(floor),
-            Effect::Commit(commit) => self.commit(commit),
-            Effect::Ask(ticket, question) => self.ask(ticket, question),
-            Effect::Beat => self.beat(),
-            Effect::Reset(epoch) => {
-                for line in self.lines.values() {
-                    line.outbox.push(ToEdge::Reset(epoch), 64);
+            SeatEffect::Tell(conns, item) => self.tell(&conns, item),
+            SeatEffect::Say(to, said) => {
+                if let Some(bytes) = item::encode(&self.id, &said) {
+                    self.node.cluster.say(&to, bytes);
                 }
             }
-            Effect::Attached { held, number, frame } => {
-                let conn = held.conn;
-                if let Some(line) = self.lines.get_mut(&conn) {
-                    line.held = Some(held.clone());
-                }
-                self.tell(conn, ToEdge::Attached { held, number, frame });
-            }
-            Effect::Refused { conn, number, frame, close } => {
-                self.tell(conn, ToEdge::Refused { number, frame, close });
-            }
-            Effect::Result { conn, number, frame } => {
-                self.tell(conn, ToEdge::Result { number, frame });
-            }
-            Effect::Push { conn, envelope, hide_member } => {
-                let waited = self.node.clock.now().wall.saturating_sub(envelope.created_at);
-                let waited = Duration::from_millis(waited.unsigned_abs());
-                self.node.metrics.delivery_latency(waited);
-                self.tell(conn, ToEdge::Push { envelope, hide_member });
-            }
-            Effect::Broadcast { conns, frame } => {
-                for conn in conns {
-                    self.tell(conn, ToEdge::Event(frame.clone()));
-                }
-            }
-            Effect::Probe { conn, nonce } => self.tell(conn, ToEdge::Probe(nonce)),
-            Effect::Close { conn, close } => self.tell(conn, ToEdge::Close(close)),
-            Effect::Superseded => self.node.superseded.cancel(),
-            Effect::Count(count) => self.count(count),
+            SeatEffect::SayAll(said) => self.say_all(&said),
+            SeatEffect::Activate { term, floor } => self.activate(term, floor),
+            SeatEffect::Commit { term, commit } => self.commit(term, commit),
+            SeatEffect::Ask { term, ticket, question } => self.ask(term, ticket, question),
+            SeatEffect::Forget => self.work.clear(),
+            SeatEffect::Beat => self.beat(),
+            SeatEffect::Count(count) => self.count(count),
+            SeatEffect::Superseded => self.node.superseded.cancel(),
+            SeatEffect::Shed => self.node.shed.cancel(),
         }
     }
 
-    fn tell(&self, conn: ConnId, item: ToEdge) {
-        if let Some(line) = self.lines.get(&conn) {
-            let bytes = item.bytes();
-            line.outbox.push(item, bytes);
+    fn say_all(&self, said: &Item) {
+        let Some(bytes) = item::encode(&self.id, said) else { return };
+        for node in self.node.cluster.sight().view.others() {
+            self.node.cluster.say(node, bytes.clone());
+        }
+    }
+
+    fn tell(&self, conns: &[ConnId], item: ToEdge) {
+        if let ToEdge::Push { envelope, .. } = &item {
+            let waited = self.node.clock.now().wall.saturating_sub(envelope.created_at);
+            let waited = Duration::from_millis(waited.unsigned_abs());
+            self.node.metrics.delivery_latency(waited);
+        }
+        let bytes = item.bytes();
+        let Some((last, rest)) = conns.split_last() else { return };
+        for conn in rest {
+            if let Some(outbox) = self.lines.get(conn) {
+                outbox.push(item.clone(), bytes);
+            }
+        }
+        if let Some(outbox) = self.lines.get(last) {
+            outbox.push(item, bytes);
         }
     }
 
@@ -283,7 +265,7 @@ impl Actor {
 
     // --- what the rules ask of the store ---------------------------------------------------
 
-    fn activate(&self, floor: Epoch) {
+    fn activate(&self, term: u64, floor: Epoch) {
         let (node, mesh) = (self.node.clone(), self.id.clone());
         self.work.push(Box::pin(async move {
             let mut entropy = [0; 16];
@@ -291,49 +273,52 @@ impl Actor {
                 Ok(()) => node.store.activate(&mesh, &node.name, floor).await,
                 Err(error) => Err(StoreError::NotAttempted(error.to_string())),
             };
-            Some(match activation {
+            let input = match activation {
                 Ok(activation) => Input::Activated {
                     activation: activation.map(Box::new),
                     entropy: u128::from_le_bytes(entropy),
-                    held: Vec::new(),
+                    edges: Vec::new(),
                 },
                 Err(error) => {
                     tracing::warn!(mesh.id = %mesh, %error, "cannot take the mesh over yet");
                     Input::NotActivated
                 }
-            })
+            };
+            Some(SeatInput::Store(term, input))
         }));
     }
 
-    fn commit(&self, commit: MeshCommit) {
+    fn commit(&self, term: u64, commit: MeshCommit) {
         let mesh = self.id.clone();
         let answer = self.node.committer.submit(commit);
         self.work.push(Box::pin(async move {
-            Some(match answer.await {
+            let input = match answer.await {
                 Ok(Ok(outcome)) => Input::Committed(outcome),
                 Ok(Err(error)) => {
                     tracing::warn!(mesh.id = %mesh, %error, "a commit's outcome is unknown");
                     Input::CommitUnknown
                 }
                 Err(_) => Input::CommitUnknown,
-            })
+            };
+            Some(SeatInput::Store(term, input))
         }));
     }
 
-    fn ask(&self, ticket: Ticket, question: Question) {
+    fn ask(&self, term: u64, ticket: Ticket, question: Question) {
         let (node, mesh) = (self.node.clone(), self.id.clone());
         self.work.push(Box::pin(async move {
             let long = matches!(question, Question::Audit(_) | Question::VerifyAudit);
             // It is never closed.
             let _place = if long { node.audits.acquire().await.ok() } else { None };
-            match answer(&*node.store, &mesh, question).await {
-                Ok(answer) => Some(Input::Answer(ticket, Some(answer))),
+            let input = match answer(&*node.store, &mesh, question).await {
+                Ok(answer) => Input::Answer(ticket, Some(answer)),
                 Err(error) => {
                     tracing::warn!(mesh.id = %mesh, %error, "the store did not answer");
                     sleep(READ_RETRY).await;
-                    Some(Input::Answer(ticket, None))
+                    Input::Answer(ticket, None)
                 }
-            }
+            };
+            Some(SeatInput::Store(term, input))
         }));
     }
 

@@ -1,0 +1,169 @@
+//! What the nodes of a cluster say to each other about a mesh.
+//!
+//! A link joins one edge to one owner, for one mesh. The edge numbers its links, and each carries a
+//! stream in either direction ([`router::link::stream`]): in order, once, nothing lost while the
+//! link lasts. Everything else here is said again until something comes of it, and harmless when it
+//! is lost, late or repeated.
+
+use protocol::client::Status;
+use protocol::{MeshId, PresenceId};
+use serde::{Deserialize, Serialize};
+
+use crate::mesh::io::{ConnId, Edge, News, Numbered, ToEdge};
+use crate::model::Epoch;
+
+/// A link's number: of two that an edge has opened, the later has the greater one.
+pub type LinkNo = u64;
+
+/// One thing said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Item {
+    /// By an edge to the owner.
+    ToOwner(ToOwner),
+    /// By the owner to an edge.
+    FromOwner(FromOwner),
+}
+
+/// See [`Item`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToOwner {
+    /// Opens a link, and says completely what the edge holds.
+    Announce {
+        /// The link.
+        link: LinkNo,
+        /// What is held.
+        edge: Edge,
+    },
+    /// The next of the link's stream.
+    Up {
+        /// The link.
+        link: LinkNo,
+        /// Its place.
+        number: u64,
+        /// What the edge waits for in the other direction.
+        expects: u64,
+        /// What is said.
+        up: Up,
+    },
+    /// What the edge has received.
+    Expects {
+        /// The link.
+        link: LinkNo,
+        /// The place it waits for.
+        number: u64,
+        /// It has seen what comes behind.
+        gap: bool,
+    },
+    /// The edge has nothing to do with the mesh: the answer to [`FromOwner::Claim`].
+    Nothing(Epoch),
+    /// The edge has no connection left.
+    Bye(LinkNo),
+}
+
+/// See [`Item`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromOwner {
+    /// The next of the link's stream.
+    Down {
+        /// The link.
+        link: LinkNo,
+        /// Its place.
+        number: u64,
+        /// What the owner waits for in the other direction.
+        expects: u64,
+        /// What is said.
+        down: Down,
+    },
+    /// What the owner has received. Answers an announcement, too.
+    Expects {
+        /// The link.
+        link: LinkNo,
+        /// The place it waits for.
+        number: u64,
+        /// It has seen what comes behind.
+        gap: bool,
+    },
+    /// The owner does not know the link, or has given it up: announce anew.
+    Unknown(LinkNo),
+    /// The mesh does not run there.
+    Elsewhere(LinkNo),
+    /// The mesh runs here under this epoch: announce what you hold.
+    Claim(Epoch),
+}
+
+/// From edge to owner, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Up {
+    /// A command of a connection.
+    Command(Numbered),
+    /// A connection answered a probe.
+    Pong {
+        /// Which.
+        conn: ConnId,
+        /// The probe's.
+        nonce: u64,
+    },
+    /// A connection's peer lives.
+    Alive(ConnId),
+    /// A connection is gone.
+    Lost(ConnId),
+    /// A hook told a session's status.
+    Hook {
+        /// Whose.
+        presence: PresenceId,
+        /// Which.
+        status: Status,
+    },
+}
+
+/// From owner to edge, in order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Down {
+    /// A new epoch, for all connections.
+    Reset(Epoch),
+    /// For these connections.
+    To(Vec<ConnId>, ToEdge),
+    /// For the edge to remember.
+    News(News),
+}
+
+impl Up {
+    /// Bytes it holds in memory, near enough to bound a link with.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Command(numbered) => numbered.command.bytes(),
+            _ => 128,
+        }
+    }
+}
+
+impl Down {
+    /// Bytes it holds in memory, near enough to bound a link with.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Reset(_) => 64,
+            Self::To(conns, item) => 16 * conns.len() + item.bytes(),
+            Self::News(News::All(all)) => 64 + 256 * all.len(),
+            Self::News(_) => 256,
+        }
+    }
+}
+
+/// Why an item of another node cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("an item cannot be read")]
+pub struct Unreadable;
+
+/// An item about a mesh, for the way. MessagePack with names, so that a field which a later version
+/// adds is passed over by an earlier one.
+pub fn encode(mesh: &MeshId, item: &Item) -> Option<Vec<u8>> {
+    rmp_serde::to_vec_named(&(mesh, item)).ok()
+}
+
+/// Back from [`encode`].
+///
+/// # Errors
+/// [`Unreadable`] if it is none.
+pub fn decode(bytes: &[u8]) -> Result<(MeshId, Item), Unreadable> {
+    rmp_serde::from_slice(bytes).map_err(|_| Unreadable)
+}

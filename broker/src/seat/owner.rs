@@ -1,0 +1,281 @@
+//! The owner's end of the links: a mesh that runs here, and the edges it serves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::PresenceId;
+use router::link::Verdict;
+use router::link::stream::{Incoming, Outgoing};
+use router::node::NodeKey;
+
+use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use crate::mesh::Mesh;
+use crate::mesh::io::{ConnId, Edge, Held, Input, Ms, News, ToEdge, Told};
+
+/// Bytes that may wait for one edge. Beyond it the link is given up, and the edge asks again for
+/// what it lacks: envelopes are in the store, and commands in its windows.
+pub const LINK_BYTES: usize = 32 * 1024 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) mesh: Mesh,
+    pub(super) since: Ms,
+    links: BTreeMap<NodeKey, Link>,
+    /// Which edge has which connections.
+    processes: BTreeMap<u64, NodeKey>,
+    /// Edges that have not yet said what they hold.
+    awaited: Option<BTreeSet<NodeKey>>,
+}
+
+/// One edge.
+#[derive(Debug)]
+struct Link {
+    number: LinkNo,
+    process: u64,
+    books: Books,
+    up: Incoming,
+    down: Outgoing<Down>,
+    /// More waited than may: it is given up.
+    broken: bool,
+}
+
+impl Owner {
+    pub(super) fn new(mesh: Mesh, now: Ms) -> Self {
+        Self {
+            mesh,
+            since: now,
+            links: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            awaited: None,
+        }
+    }
+
+    /// What the other nodes hold.
+    pub(super) fn edges(&self) -> impl Iterator<Item = Edge> {
+        self.links.values().map(|link| link.books.edge(link.process))
+    }
+
+    /// Whether any other node is joined.
+    pub(super) fn serves_others(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// An epoch has begun: everybody in `nodes` is to say what it holds.
+    pub(super) fn await_edges<'a>(&mut self, nodes: impl Iterator<Item = &'a NodeKey>) {
+        let absent = |node: &&NodeKey| !self.links.contains_key(*node);
+        self.awaited = Some(nodes.filter(absent).cloned().collect());
+    }
+
+    /// A node has said what it holds, or is no more. The mesh hears when nobody is awaited.
+    pub(super) fn arrived(&mut self, node: &NodeKey) {
+        if let Some(awaited) = &mut self.awaited {
+            awaited.remove(node);
+        }
+    }
+
+    /// Whether the last one awaited has just come.
+    pub(super) fn is_complete(&mut self) -> bool {
+        let complete = self.awaited.as_ref().is_some_and(BTreeSet::is_empty);
+        if complete {
+            self.awaited = None;
+        }
+        complete
+    }
+
+    // --- from the edges --------------------------------------------------------------------
+
+    /// An edge opens a link. Answers whether it is a new one: a late or repeated announcement says
+    /// what was, not what is.
+    pub(super) fn announce(&mut self, from: &NodeKey, number: LinkNo, edge: &Edge) -> bool {
+        if let Some(link) = self.links.get_mut(from) {
+            if number == link.number {
+                link.up.owe();
+            }
+            if number <= link.number {
+                return false;
+            }
+        }
+        self.processes.insert(edge.process, from.clone());
+        let mut link = Link {
+            number,
+            process: edge.process,
+            books: Books::of(edge),
+            up: Incoming::default(),
+            down: Outgoing::default(),
+            broken: false,
+        };
+        link.up.owe();
+        self.links.insert(from.clone(), link);
+        true
+    }
+
+    /// Something of a link's stream; nothing if there is no such link, or it is not its turn.
+    /// `Err` if the edge should open another.
+    pub(super) fn hear(
+        &mut self,
+        now: Ms,
+        from: &NodeKey,
+        said: ToOwner,
+    ) -> Result<Option<Input>, LinkNo> {
+        let number = match &said {
+            ToOwner::Up { link, .. } | ToOwner::Expects { link, .. } | ToOwner::Bye(link) => *link,
+            ToOwner::Announce { .. } | ToOwner::Nothing(_) => return Ok(None),
+        };
+        let Some(link) = self.links.get_mut(from).filter(|link| link.number >= number) else {
+            return if matches!(said, ToOwner::Bye(_)) { Ok(None) } else { Err(number) };
+        };
+        if link.number > number {
+            return Ok(None);
+        }
+        match said {
+            ToOwner::Up { number, expects, up, .. } => {
+                link.down.acknowledged(now, expects, false);
+                if link.up.accept(now, number) != Verdict::Fresh {
+                    return Ok(None);
+                }
+                if let Up::Lost(conn) = &up {
+                    link.books.held.remove(conn);
+                }
+                Ok(Some(input(up)))
+            }
+            ToOwner::Expects { number, gap, .. } => {
+                link.down.acknowledged(now, number, gap);
+                Ok(None)
+            }
+            _ => Ok(self.drop_link(from).map(|process| Input::EdgeLost { process, ago_ms: 0 })),
+        }
+    }
+
+    /// An edge is gone: its process, if it had a link.
+    pub(super) fn drop_link(&mut self, node: &NodeKey) -> Option<u64> {
+        let link = self.links.remove(node)?;
+        self.processes.remove(&link.process);
+        Some(link.process)
+    }
+
+    // --- to the edges ----------------------------------------------------------------------
+
+    /// For connections of other nodes.
+    pub(super) fn tell(&mut self, conns: Vec<ConnId>, item: &ToEdge) {
+        let mut by_process: BTreeMap<u64, Vec<ConnId>> = BTreeMap::new();
+        for conn in conns {
+            by_process.entry(conn.process).or_default().push(conn);
+        }
+        for (process, conns) in by_process {
+            let Some(link) = self.link_to(process) else { continue };
+            if let ToEdge::Attached { held, .. } = item {
+                link.books.held.insert(held.conn, held.clone());
+            }
+            link.push(Down::To(conns, item.clone()));
+        }
+    }
+
+    /// For all edges, or one.
+    pub(super) fn tell_edges(&mut self, process: Option<u64>, down: &Down) {
+        match process {
+            Some(process) => self.link_to(process).into_iter().for_each(|l| l.push(down.clone())),
+            None => self.links.values_mut().for_each(|link| link.push(down.clone())),
+        }
+    }
+
+    fn link_to(&mut self, process: u64) -> Option<&mut Link> {
+        self.links.get_mut(self.processes.get(&process)?)
+    }
+
+    /// What is to be said now.
+    pub(super) fn speak(&mut self, now: Ms, out: &mut Vec<(NodeKey, Item)>) {
+        let broken = self.links.iter().filter(|(_, link)| link.broken);
+        for node in broken.map(|(node, _)| node.clone()).collect::<Vec<_>>() {
+            let Some(link) = self.links.remove(&node) else { continue };
+            self.processes.remove(&link.process);
+            out.push((node, Item::FromOwner(FromOwner::Unknown(link.number))));
+        }
+        for (node, link) in &mut self.links {
+            link.speak(now, |said| out.push((node.clone(), Item::FromOwner(said))));
+        }
+    }
+
+    /// The mesh does not run here any more.
+    pub(super) fn farewell(&self) -> impl Iterator<Item = (NodeKey, Item)> {
+        self.links.iter().map(|(node, link)| {
+            (node.clone(), Item::FromOwner(FromOwner::Elsewhere(link.number)))
+        })
+    }
+
+    /// When [`speak`](Self::speak) is due.
+    pub(super) fn deadline(&self) -> Option<Ms> {
+        let of = |link: &Link| link.up.deadline().into_iter().chain(link.down.deadline()).min();
+        self.links.values().filter_map(of).min()
+    }
+}
+
+impl Link {
+    fn push(&mut self, down: Down) {
+        if let Down::News(news) = &down {
+            self.books.remember(news);
+        }
+        let bytes = down.bytes();
+        self.broken |= !self.down.is_empty() && self.down.bytes() + bytes > LINK_BYTES;
+        if !self.broken {
+            self.down.push(down, bytes);
+        }
+    }
+
+    fn speak(&mut self, now: Ms, mut say: impl FnMut(FromOwner)) {
+        let link = self.number;
+        self.down.tick(now);
+        while let Some((number, down)) = self.down.next(now) {
+            let (down, expects) = (down.clone(), self.up.next());
+            say(FromOwner::Down { link, number, expects, down });
+        }
+        if let Some((number, gap)) = self.up.owed(now) {
+            say(FromOwner::Expects { link, number, gap });
+        }
+    }
+}
+
+/// What one edge holds, and what its peers have been told.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) held: BTreeMap<ConnId, Held>,
+    told: BTreeMap<PresenceId, Told>,
+}
+
+impl Books {
+    fn of(edge: &Edge) -> Self {
+        let told = edge.told.iter().map(|told| (told.presence.clone(), told.clone()));
+        let held = edge.held.iter().map(|held| (held.conn, held.clone()));
+        Self { held: held.collect(), told: told.collect() }
+    }
+
+    pub(super) fn edge(&self, process: u64) -> Edge {
+        let (held, told) = (self.held.values().cloned(), self.told.values().cloned());
+        Edge { process, held: held.collect(), told: told.collect() }
+    }
+
+    pub(super) fn remember(&mut self, news: &News) {
+        let entry = |told: &Told| (told.presence.clone(), told.clone());
+        match news {
+            News::All(all) => self.told = all.iter().map(entry).collect(),
+            News::Here(told) => self.told.extend([entry(told)]),
+            News::Gone(presence) => {
+                self.told.remove(presence);
+            }
+        }
+    }
+
+    /// Nobody is left who was told anything.
+    pub(super) fn forget(&mut self) {
+        self.told.clear();
+    }
+}
+
+fn input(up: Up) -> Input {
+    match up {
+        Up::Command(numbered) => Input::Command(numbered),
+        Up::Pong { conn, nonce } => Input::Pong { conn, nonce },
+        Up::Alive(conn) => Input::Alive(conn),
+        Up::Lost(conn) => Input::Lost(conn),
+        Up::Hook { presence, status } => Input::Hook { presence, status },
+    }
+}
