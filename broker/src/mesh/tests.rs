@@ -33,11 +33,6 @@ struct Scene {
     effects: Vec<Effect>,
 }
 
-/// As a lone node's edge says it.
-fn edges(held: Vec<Held>) -> Vec<Edge> {
-    vec![Edge { process: 1, held, told: Vec::new() }]
-}
-
 fn conn(number: u64) -> ConnId {
     ConnId { process: 1, number }
 }
@@ -52,7 +47,14 @@ impl Scene {
 
     fn activate(&mut self, activation: Activation, held: Vec<Held>) {
         let activation = Some(Box::new(activation));
-        self.input(Input::Activated { activation, entropy: 7, edges: edges(held) });
+        let edges = self.edges(held);
+        self.input(Input::Activated { activation, entropy: 7, edges });
+    }
+
+    /// As a lone node's edge says it.
+    fn edges(&self, held: Vec<Held>) -> Vec<Edge> {
+        let told = self.mesh.roster.iter().filter(|(_, lease)| lease.announced);
+        vec![Edge { process: 1, held, told: told.map(|(_, lease)| lease.told()).collect() }]
     }
 
     /// The store knows of no grants, and says so at once.
@@ -286,7 +288,8 @@ fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
         Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
     let now = Now { mono: scene.now, wall: 1_800_000_000_000 };
     let activation = Some(Box::new(activation));
-    scene.mesh.apply(now, Input::Activated { activation, entropy: 7, edges: edges(held) });
+    let edges = scene.edges(held);
+    scene.mesh.apply(now, Input::Activated { activation, entropy: 7, edges });
     let mut asked = Vec::new();
     // The first time the store cannot say.
     for answer in [None, Some(Answer::Grants(Vec::new()))] {
