@@ -21,6 +21,7 @@ use std::time::Duration;
 
 pub use address::PerAddress;
 use axum::http::HeaderName;
+use protocol::Close;
 pub use half_open::HalfOpen;
 pub use readiness::Readiness;
 pub use routes::routes;
@@ -34,6 +35,15 @@ use crate::seat::handle::Directory;
 use crate::mesh::io::Ms;
 use crate::telemetry::Metrics;
 
+/// Sockets are to go elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Leave {
+    /// Over which time: clients come back without jitter, so whoever sends them away spreads them.
+    pub spread: Duration,
+    /// What they are told.
+    pub close: Close,
+}
+
 /// What all sockets of a node share.
 pub struct Edge {
     /// Drawn at random when the process started.
@@ -46,8 +56,8 @@ pub struct Edge {
     pub half_open: HalfOpen,
     /// Whether hellos can be answered.
     pub readiness: Readiness,
-    /// Set when the node goes away: the time over which sockets are closed.
-    pub draining: watch::Receiver<Option<Duration>>,
+    /// Set while sockets are to go.
+    pub leaving: watch::Receiver<Option<Leave>>,
     /// Every socket's task.
     pub tasks: TaskTracker,
     /// The time.

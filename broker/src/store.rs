@@ -66,9 +66,13 @@ pub trait Store: Send + Sync + 'static {
     /// Sentences about a set-up that cannot keep the promises (`fsync=off`, asynchronous standby).
     async fn unsafe_settings(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Asks to be the only node on this store. Nothing if another process is. Given back when the
-    /// claim is dropped or the process dies, however it dies. A hint: safety rests on the fence.
-    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError>;
+    /// Asks to be the only node on this store, or (`shared`) one of a cluster that has it. Nothing if
+    /// another process stands against that. Given back when the claim is dropped or the process
+    /// dies, however it dies. A hint: safety rests on the fence.
+    async fn claim(&self, shared: bool) -> Result<Option<Box<dyn Claim>>, StoreError>;
+
+    /// Microseconds since the Unix epoch, by the store's clock: all nodes have the same.
+    async fn clock(&self) -> Result<u64, StoreError>;
 
     /// This node is alive: notes the time by the store's clock. Called while leases are in grace.
     /// `node`, here and in [`Store::activate`], names one incarnation: were a restarted process to

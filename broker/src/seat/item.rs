@@ -127,6 +127,21 @@ pub enum Down {
     News(News),
 }
 
+impl Item {
+    /// What a node answers that has no seat for the mesh.
+    pub fn unseated(&self) -> Option<Self> {
+        match self {
+            Self::ToOwner(ToOwner::Up { link, .. } | ToOwner::Expects { link, .. }) => {
+                Some(Self::FromOwner(FromOwner::Unknown(*link)))
+            }
+            Self::FromOwner(FromOwner::Claim(epoch)) => {
+                Some(Self::ToOwner(ToOwner::Nothing(*epoch)))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Up {
     /// Bytes it holds in memory, near enough to bound a link with.
     pub fn bytes(&self) -> usize {

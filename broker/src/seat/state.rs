@@ -241,6 +241,8 @@ impl Seat {
             SeatInput::Local(input) => self.local(now, sight, input),
             SeatInput::Store(term, input) if term == self.term => self.answered(now, sight, input),
             SeatInput::Store(..) => {}
+            // Of a process that is dead, or not yet known: whoever lives says it again.
+            SeatInput::Said(from, _) if !sight.view.knows(&from) => {}
             SeatInput::Said(from, Item::ToOwner(said)) => self.asked(now, sight, &from, said),
             SeatInput::Said(from, Item::FromOwner(said)) => self.told(now, sight, from, said),
             SeatInput::Lost { node, ago_ms } => self.lost(now, &node, ago_ms),

@@ -97,8 +97,12 @@ impl Store for Postgres {
         health::unsafe_settings(self).await
     }
 
-    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError> {
-        health::claim(&self.options).await
+    async fn claim(&self, shared: bool) -> Result<Option<Box<dyn Claim>>, StoreError> {
+        health::claim(&self.options, shared).await
+    }
+
+    async fn clock(&self) -> Result<u64, StoreError> {
+        health::clock(self).await
     }
 
     async fn beat(&self, node: &str) -> Result<(), StoreError> {

@@ -82,7 +82,10 @@ impl Store for Scripted {
     async fn unsafe_settings(&self) -> Result<Vec<String>, StoreError> {
         unimplemented!()
     }
-    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError> {
+    async fn claim(&self, _: bool) -> Result<Option<Box<dyn Claim>>, StoreError> {
+        unimplemented!()
+    }
+    async fn clock(&self) -> Result<u64, StoreError> {
         unimplemented!()
     }
     async fn beat(&self, _: &str) -> Result<(), StoreError> {
