@@ -10,15 +10,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use protocol::MeshId;
 use router::membership::{Members, Notice, State, Timing};
 use router::node::NodeKey;
-use router::redis::{Event, Inbox, Redis};
+use router::redis::{Event, Inbox, Redis, Saved};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::model::Epoch;
 use crate::seat::handle::Directory;
+use crate::seat::mirror::Remembered;
 use crate::seat::{Cluster, Sight};
 use report::Report;
 
@@ -136,7 +140,8 @@ impl Nodes {
             let answer = if deaf {
                 Err("its own channel is silent".to_owned())
             } else {
-                let beat = self.redis.heartbeat(state, WEIGHT, &report().encode());
+                let report = report().encode();
+                let beat = self.redis.heartbeat(state, WEIGHT, &report);
                 beat.await.map_err(|error| error.to_string())
             };
             let now = self.clock.now().mono;
@@ -151,7 +156,7 @@ impl Nodes {
                     if !std::mem::replace(&mut was_blind, true) {
                         tracing::warn!(%error, "this node does not see the others");
                     }
-                    self.members().tick(now)
+                    Vec::new()
                 }
             };
             self.tell(&meshes, notices).await;
@@ -167,8 +172,6 @@ impl Nodes {
     /// Passes on what the other nodes say, and what happens on the way.
     pub async fn listen(self: Arc<Self>, meshes: Directory, mut inbox: Inbox) {
         loop {
-            let due = self.members().deadline().map(|at| self.clock.instant(at));
-            let due = due.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
             tokio::select! {
                 Some(incoming) = inbox.incoming.recv() => {
                     for item in &incoming.items {
@@ -188,10 +191,7 @@ impl Nodes {
                     }
                     Event::Unsent(_) => {}
                 },
-                () = sleep_until(due) => {
-                    let notices = self.members().tick(self.clock.now().mono);
-                    self.tell(&meshes, notices).await;
-                }
+                else => return,
             }
         }
     }
@@ -213,6 +213,7 @@ impl Nodes {
     }
 }
 
+#[async_trait]
 impl Cluster for Nodes {
     fn is_clustered(&self) -> bool {
         true
@@ -234,6 +235,30 @@ impl Cluster for Nodes {
     fn say(&self, to: &NodeKey, item: Vec<u8>) {
         // What finds no room is said again.
         self.redis.send(to, item);
+    }
+
+    async fn save_leases(
+        &self,
+        mesh: &MeshId,
+        epoch: Epoch,
+        number: u64,
+        changes: Vec<(String, Option<Vec<u8>>)>,
+        whole: bool,
+    ) -> Option<Saved> {
+        let changes = changes.into_iter().map(|(name, kept)| (name, kept.map(Into::into)));
+        let saved = self.redis.save_leases(mesh.as_str(), epoch, number, changes.collect(), whole);
+        saved.await.inspect_err(|error| tracing::debug!(%error, "leases are not kept")).ok()
+    }
+
+    async fn leases(&self, mesh: &MeshId) -> Remembered {
+        match self.redis.load_leases(mesh.as_str()).await {
+            Ok(Some(found)) => Remembered::of(found.epoch, &found.entries),
+            Ok(None) => Remembered::default(),
+            Err(error) => {
+                tracing::debug!(%error, "Redis does not say what it knows of the leases");
+                Remembered::default()
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod actor;
 mod cluster;
 pub mod handle;
 pub mod item;
+pub mod mirror;
 mod owner;
 mod relay;
 mod state;

@@ -19,8 +19,8 @@ use protocol::{MemberId, MeshId};
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
-    Topic, User,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, User,
 };
 
 /// Why the store did not do as asked.
@@ -88,6 +88,10 @@ pub trait Store: Send + Sync + 'static {
         node: &str,
         floor: Epoch,
     ) -> Result<Option<Activation>, StoreError>;
+
+    /// How a mesh stands, for people. Nothing if there is no such mesh. Counts rows: not for the hot
+    /// path.
+    async fn standing(&self, mesh: &MeshId) -> Result<Option<Standing>, StoreError>;
 
     /// Meshes that hold leases: after a start their graces must run on.
     async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError>;

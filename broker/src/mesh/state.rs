@@ -28,7 +28,7 @@ use super::presence::Change;
 use super::query::Asked;
 use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
-use crate::model::{Duplicate, Envelope, Epoch, MeshCommit, Outcome, Seq, Write};
+use crate::model::{Duplicate, Envelope, Epoch, LeaseRow, MeshCommit, Outcome, Seq, Write};
 
 /// How often the store is told that leases in grace have an owner.
 const BEAT_MS: Ms = 1_000;
@@ -87,6 +87,7 @@ pub struct Mesh {
     pub(super) beat_at: Option<Ms>,
     /// No lease ends before.
     pub(super) patience: Ms,
+    pub(super) doubtful: bool,
     pub(super) out: Vec<Effect>,
 }
 
@@ -122,6 +123,7 @@ impl Mesh {
             inbound: HashMap::new(),
             beat_at: None,
             patience: 0,
+            doubtful: false,
             out: vec![Effect::Activate { floor: 0 }],
         }
     }
@@ -140,6 +142,17 @@ impl Mesh {
     pub fn is_idle(&self) -> bool {
         let quiet = self.arrivals.is_empty() && self.pipeline.is_empty();
         self.phase != Phase::Activating && self.roster.len() == 0 && quiet
+    }
+
+    /// Every lease that is durable.
+    pub fn lease_rows(&self) -> Vec<LeaseRow> {
+        let durable = self.roster.iter().filter(|(_, lease)| lease.joined);
+        durable.map(|(_, lease)| lease.row()).collect()
+    }
+
+    /// The highest place in the mesh that the store may have given.
+    pub fn tail(&self) -> Seq {
+        self.tail
     }
 
     /// Leases, those in grace included.
@@ -198,6 +211,7 @@ impl Mesh {
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
             Input::Announced(edge) => self.announced(now, &edge),
             Input::AllAnnounced => self.patience = 0,
+            Input::Doubt(doubtful) => self.doubtful = doubtful,
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -512,7 +526,12 @@ impl Mesh {
     }
 
     pub(super) fn reply(&mut self, conn: ConnId, number: u64, frame: Frame) {
-        self.out.push(Effect::Result { conn, number, frame: Some(frame) });
+        let frame = Some(frame);
+        if self.doubtful {
+            let behind = Then::Done { conn, number, frame, tell: None };
+            return self.pipeline.push(Vec::new(), behind);
+        }
+        self.out.push(Effect::Result { conn, number, frame });
     }
 
     /// Fresh bits for an id: unpredictable if the activation's were.

@@ -21,11 +21,12 @@ use tokio_util::task::TaskTracker;
 use super::cluster::Cluster;
 use super::handle::{Meshes, Message, lock};
 use super::item::{self, Item};
+use super::mirror::Mirror;
 use super::state::{Seat, SeatEffect, SeatInput, Sight};
 use crate::clock::Clock;
 use crate::mesh::io::{Answer, ConnId, Count, Input, Ms, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Verifier};
-use crate::model::{Epoch, MeshCommit};
+use crate::model::{Activation, Epoch, MeshCommit};
 use crate::store::committer::Committer;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -90,6 +91,7 @@ pub(super) struct Actor {
     work: Work,
     idle_since: Option<Instant>,
     sight: Sight,
+    mirror: Mirror,
     /// Whether it counts among the meshes that run here.
     counted: bool,
 }
@@ -107,13 +109,14 @@ impl Actor {
         id: MeshId,
         node: Arc<Node>,
         meshes: Arc<Meshes>,
-        messages: mpsc::Receiver<Message>,
+        (own, messages): (mpsc::WeakSender<Message>, mpsc::Receiver<Message>),
     ) -> Self {
         let seat = Seat::new(id.clone(), node.process, node.limits, node.cluster.is_clustered());
         let (lines, work) = (HashMap::new(), FuturesUnordered::new());
         let sight = node.cluster.sight();
+        let mirror = Mirror::new(id.clone(), node.cluster.clone(), own);
         let (idle_since, counted) = (None, false);
-        Self { id, seat, node, meshes, messages, lines, work, idle_since, sight, counted }
+        Self { id, seat, node, meshes, messages, lines, work, idle_since, sight, mirror, counted }
     }
 
     pub(super) async fn run(mut self) {
@@ -243,6 +246,11 @@ impl Actor {
             SeatEffect::Commit { term, commit } => self.commit(term, commit),
             SeatEffect::Ask { term, ticket, question } => self.ask(term, ticket, question),
             SeatEffect::Forget => self.work.clear(),
+            SeatEffect::Mirror(news) => {
+                if self.mirror.note(news) {
+                    self.node.tasks.spawn(self.mirror.clone().write());
+                }
+            }
             SeatEffect::Beat => self.beat(),
             SeatEffect::Count(count) => self.count(count),
             SeatEffect::Superseded => self.node.superseded.cancel(),
@@ -312,7 +320,7 @@ impl Actor {
             let _place = node.takeovers.acquire().await.ok();
             let mut entropy = [0; 16];
             let activation = match getrandom::fill(&mut entropy) {
-                Ok(()) => node.store.activate(&mesh, &node.name, floor).await,
+                Ok(()) => take_over(&node, &mesh, floor).await,
                 Err(error) => Err(StoreError::NotAttempted(error.to_string())),
             };
             let input = match activation {
@@ -379,6 +387,21 @@ impl Actor {
             None
         }));
     }
+}
+
+/// Takes a mesh over, above every epoch that is known of.
+async fn take_over(
+    node: &Node,
+    mesh: &MeshId,
+    floor: Epoch,
+) -> Result<Option<Activation>, StoreError> {
+    let remembered = node.cluster.leases(mesh).await;
+    let floor = floor.max(remembered.epoch);
+    let mut activation = node.store.activate(mesh, &node.name, floor).await?;
+    if let Some(activation) = &mut activation {
+        remembered.mend(activation);
+    }
+    Ok(activation)
 }
 
 async fn answer(

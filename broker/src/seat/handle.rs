@@ -56,7 +56,12 @@ impl Directory {
             return Handle { inbox: inbox.clone() };
         }
         let (inbox, messages) = mpsc::channel(INBOX);
-        let actor = Actor::new(id.clone(), self.node.clone(), self.meshes.clone(), messages);
+        let actor = Actor::new(
+            id.clone(),
+            self.node.clone(),
+            self.meshes.clone(),
+            (inbox.downgrade(), messages),
+        );
         self.node.tasks.spawn(actor.run());
         meshes.insert(id.clone(), inbox.clone());
         Handle { inbox }

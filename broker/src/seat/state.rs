@@ -12,16 +12,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use protocol::MeshId;
+use protocol::{MeshId, PresenceId};
 use router::membership::View;
 use router::node::NodeKey;
 
 use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use super::mirror;
 use super::owner::{Books, Owner};
 use super::relay::{Heard, Relay};
 use crate::mesh::io::{ConnId, Count, Effect, Input, Ms, Now, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Mesh};
-use crate::model::{Epoch, MeshCommit};
+use crate::model::{Epoch, LeaseRow, MeshCommit, Outcome, Write};
 
 /// First and longest pause before a node that was fenced takes the mesh again, in milliseconds.
 pub const RETAKE_MS: (Ms, Ms) = (100, 5_000);
@@ -63,6 +64,8 @@ pub enum SeatInput {
     Looked,
     /// The mesh holds leases: somebody should run it.
     Wake,
+    /// Redis lacks leases of this mesh.
+    LeasesForgotten,
     /// A deadline may have passed.
     Tick,
 }
@@ -101,6 +104,8 @@ pub enum SeatEffect {
     },
     /// What was asked of the store before is nobody's business any more.
     Forget,
+    /// Leases that have become durable, for Redis.
+    Mirror(mirror::News),
     /// See [`Effect::Beat`].
     Beat,
     /// See [`Effect::Count`].
@@ -149,6 +154,10 @@ pub struct Seat {
     waiting: bool,
     /// Somebody other than a connection wants the mesh to run.
     wanted: bool,
+    /// Leases in the commit that is under way.
+    saving: Vec<(PresenceId, Option<LeaseRow>)>,
+    /// Whether the mesh has been told that it may have another owner.
+    doubtful: bool,
     out: Vec<SeatEffect>,
 }
 
@@ -173,6 +182,8 @@ impl Seat {
             pause: RETAKE_MS.0,
             waiting: false,
             wanted: false,
+            saving: Vec::new(),
+            doubtful: false,
             out: Vec::new(),
         }
     }
@@ -235,6 +246,10 @@ impl Seat {
 
     /// Takes one input in. What it causes is collected by [`drain`](Self::drain).
     pub fn apply(&mut self, now: Now, sight: &Sight, input: SeatInput) {
+        if self.doubtful == sight.fresh {
+            self.doubtful = !sight.fresh;
+            self.apply_mesh(now, Input::Doubt(self.doubtful));
+        }
         match input {
             SeatInput::Open(conn) => self.open(now, sight, conn),
             SeatInput::Shut(conn) => self.shut(now, conn),
@@ -251,6 +266,7 @@ impl Seat {
                 self.wanted = true;
                 self.route(now, sight);
             }
+            SeatInput::LeasesForgotten => self.mirror_all(),
             SeatInput::Tick => {
                 self.apply_mesh(now, Input::Tick);
                 self.route(now, sight);
@@ -352,12 +368,41 @@ impl Seat {
             other => other,
         };
         let activated = matches!(input, Input::Activated { .. });
+        let committed = matches!(input, Input::Committed(Outcome::Committed { .. }));
         owner.mesh.apply(now, input);
+        if committed {
+            self.mirror();
+        } else if activated {
+            self.mirror_all();
+        }
+        let Role::Owner(owner) = &mut self.role else { return };
         if activated && let Some(epoch) = owner.mesh.serving() {
             if self.clustered {
                 self.out.push(SeatEffect::SayAll(Item::FromOwner(FromOwner::Claim(epoch))));
             }
             self.note_arrivals(now);
+        }
+    }
+
+    /// What was being committed is durable.
+    fn mirror(&mut self) {
+        let changes = std::mem::take(&mut self.saving);
+        if let Some(mesh) = self.mesh().filter(|_| self.clustered && !changes.is_empty())
+            && let Some(epoch) = mesh.serving()
+        {
+            let (tail, whole) = (mesh.tail(), false);
+            self.out.push(SeatEffect::Mirror(mirror::News { epoch, tail, changes, whole }));
+        }
+    }
+
+    fn mirror_all(&mut self) {
+        if let Some(mesh) = self.mesh().filter(|_| self.clustered)
+            && let Some(epoch) = mesh.serving().filter(|epoch| *epoch > 0)
+        {
+            let rows = mesh.lease_rows().into_iter();
+            let changes = rows.map(|row| (row.presence.clone(), Some(row))).collect();
+            let (tail, whole) = (mesh.tail(), true);
+            self.out.push(SeatEffect::Mirror(mirror::News { epoch, tail, changes, whole }));
         }
     }
 
@@ -394,7 +439,12 @@ impl Seat {
         let term = self.term;
         match effect {
             Effect::Activate { floor } => self.may_activate(now, sight, floor),
-            Effect::Commit(commit) => self.out.push(SeatEffect::Commit { term, commit }),
+            Effect::Commit(commit) => {
+                if self.clustered {
+                    self.saving = leases(&commit);
+                }
+                self.out.push(SeatEffect::Commit { term, commit });
+            }
             Effect::Ask(ticket, question) => {
                 self.out.push(SeatEffect::Ask { term, ticket, question });
             }
@@ -539,6 +589,7 @@ impl Seat {
         self.term += 1;
         self.out.push(SeatEffect::Forget);
         let mesh = Mesh::new(self.id.clone(), self.limits);
+        self.doubtful = false;
         match &mut self.role {
             Role::Owner(owner) => owner.mesh = mesh,
             role => *role = Role::Owner(Box::new(Owner::new(mesh, now.mono))),
@@ -700,4 +751,15 @@ impl Seat {
         }
         self.note_arrivals(now);
     }
+}
+
+/// The leases that a commit writes: of each, as it is in the end.
+fn leases(commit: &MeshCommit) -> Vec<(PresenceId, Option<LeaseRow>)> {
+    let writes = commit.units.iter().flat_map(|unit| &unit.0);
+    let changes = writes.filter_map(|write| match write {
+        Write::SaveLease(row) => Some((row.presence.clone(), Some(row.clone()))),
+        Write::DropLease(presence) => Some((presence.clone(), None)),
+        _ => None,
+    });
+    changes.collect()
 }

@@ -33,7 +33,7 @@ use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing, StoredMessage, Target,
     Topic, User,
 };
 
@@ -116,6 +116,10 @@ impl Store for Postgres {
         floor: Epoch,
     ) -> Result<Option<Activation>, StoreError> {
         activate::activate(self, mesh, node, floor).await
+    }
+
+    async fn standing(&self, mesh: &MeshId) -> Result<Option<Standing>, StoreError> {
+        activate::standing(self, mesh).await
     }
 
     async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError> {

@@ -37,7 +37,7 @@ use crate::clock::wall_ms;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing, StoredMessage, Target,
     Topic, User,
 };
 
@@ -140,11 +140,15 @@ impl Store for Sqlite {
     ) -> StoreResult<Option<Activation>> {
         within(async {
             match activation::take(&self.writer, mesh, node, floor).await? {
-                Some(epoch) => activation::read(&self.reader, mesh, epoch).await.map(Some),
+                Some(epochs) => activation::read(&self.reader, mesh, epochs).await.map(Some),
                 None => Ok(None),
             }
         })
         .await
+    }
+
+    async fn standing(&self, mesh: &MeshId) -> StoreResult<Option<Standing>> {
+        within(activation::standing(&self.reader, mesh)).await
     }
 
     async fn meshes_with_leases(&self) -> StoreResult<Vec<MeshId>> {

@@ -10,7 +10,7 @@ use super::*;
 use crate::model::{
     self, AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Duplicate, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, LeaseRow, MeshRow, Moderation, NewInvite,
-    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, StoredMessage, Target, Topic, Unit,
+    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, Standing, StoredMessage, Target, Topic, Unit,
     User, Write,
 };
 use crate::store::{Claim, Retained};
@@ -86,6 +86,9 @@ impl Store for Scripted {
         unimplemented!()
     }
     async fn clock(&self) -> Result<u64, StoreError> {
+        unimplemented!()
+    }
+    async fn standing(&self, _: &MeshId) -> Result<Option<Standing>, StoreError> {
         unimplemented!()
     }
     async fn beat(&self, _: &str) -> Result<(), StoreError> {

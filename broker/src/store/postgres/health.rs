@@ -146,5 +146,5 @@ pub(super) async fn clock(store: &Postgres) -> Result<u64, StoreError> {
     let query = sqlx::query_scalar::<_, i64>(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
     );
-    unstored(TASK, read!(store, TASK, query, fetch_one))
+    unstored(TASK, read!(store, "reading the clock", query, fetch_one))
 }
