@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, wall_ms};
 use crate::cluster::Nodes;
+use crate::cluster::measures;
 use crate::cluster::report::Report;
 use crate::config::{Config, OfflineDirect, Secret};
 use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness};
@@ -165,6 +166,7 @@ impl Running {
             meshes: edge.meshes.owned(),
             connections: edge.tasks.len(),
         };
+        measures::observe(&self.edge.metrics, &nodes, &self.directory);
         self.chore(nodes.clone().listen(self.directory.clone(), inbox));
         self.chore(nodes.clone().keep_alive(self.directory.clone(), report));
         self.chore(watch_cluster(self.edge.clone(), nodes.clone()));

@@ -4,6 +4,7 @@
 //! to the seats. A node whose own channel is silent says nothing of itself either: whoever cannot be
 //! spoken to must not own anything.
 
+pub mod measures;
 pub mod report;
 
 use std::sync::atomic::{AtomicU64, Ordering};

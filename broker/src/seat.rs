@@ -17,6 +17,5 @@ mod state;
 
 pub use actor::Node;
 pub use cluster::{Alone, Cluster};
-pub use item::Item;
-pub use owner::LINK_BYTES;
+pub use item::{Item, LINK_BYTES};
 pub use state::{RETAKE_MS, Seat, SeatEffect, SeatInput, Sight};

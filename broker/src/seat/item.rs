@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::mesh::io::{ConnId, Edge, News, Numbered, ToEdge};
 use crate::model::Epoch;
 
+/// Bytes that may wait in either direction of a link. Beyond it the link is given up, and the next
+/// says again what is lacking: envelopes are in the store, and commands in the edge's windows.
+pub const LINK_BYTES: usize = 32 * 1024 * 1024;
+
 /// A link's number: of two that an edge has opened, the later has the greater one.
 pub type LinkNo = u64;
 

@@ -7,13 +7,9 @@ use router::link::Verdict;
 use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
 
-use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use super::item::{Down, FromOwner, Item, LINK_BYTES, LinkNo, ToOwner, Up};
 use crate::mesh::Mesh;
 use crate::mesh::io::{ConnId, Edge, Held, Input, Ms, News, ToEdge, Told};
-
-/// Bytes that may wait for one edge. Beyond it the link is given up, and the edge asks again for
-/// what it lacks: envelopes are in the store, and commands in its windows.
-pub const LINK_BYTES: usize = 32 * 1024 * 1024;
 
 /// See the module.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use router::link::Verdict;
 use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
 
-use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use super::item::{Down, FromOwner, Item, LINK_BYTES, LinkNo, ToOwner, Up};
 use crate::mesh::io::{Edge, Ms, Numbered};
 use crate::model::Epoch;
 
@@ -61,6 +61,12 @@ impl Relay {
     /// The owner wants no link now: try again, but not at once.
     pub(super) fn later(&mut self, now: Ms) {
         self.announce_at = now + ANNOUNCE_MS.0;
+    }
+
+    /// Whether more waits for the owner than may: peers that come and go, and hooks, while it cannot
+    /// be reached. Commands are bounded by their connections' windows.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.up.bytes() > LINK_BYTES
     }
 
     /// Whether nothing is under way.

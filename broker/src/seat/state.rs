@@ -282,6 +282,10 @@ impl Seat {
             Role::Idle => {}
             Role::Owner(owner) => owner.speak(now.mono, &mut said),
             Role::Relay(relay) => {
+                if relay.is_overfull() {
+                    self.link += 1;
+                    **relay = Relay::new(relay.owner.clone(), self.link, now.mono);
+                }
                 let (books, process, mut items) = (&self.books, self.process, Vec::new());
                 relay.speak(now.mono, || books.edge(process), &mut items);
                 said.extend(items.into_iter().map(|item| (relay.owner.clone(), item)));
