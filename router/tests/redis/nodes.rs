@@ -101,6 +101,21 @@ async fn a_redis_that_comes_back_empty_says_that_its_table_is_young() {
     assert_eq!(names(&a.beat().await), ["a/1", "b/2"]);
 }
 
+/// As when Redis restarts from its last snapshot: the table is old, and so are all heartbeats in it.
+#[tokio::test]
+async fn a_table_that_is_not_as_it_was_left_counts_as_young() {
+    let server = Server::new();
+    let (a, b) = (Node::new(&server.url(), "a", 1).await, Node::new(&server.url(), "b", 2).await);
+    b.beat().await;
+    a.beat().await;
+    server.ask(&["COPY", "claudemesh:{nodes}", "claudemesh:{nodes}:snapshot"]);
+    until("the table grows old", async || a.beat().await.table_age_ms > 500).await;
+    server.ask(&["COPY", "claudemesh:{nodes}:snapshot", "claudemesh:{nodes}", "REPLACE"]);
+    let young = a.beat().await;
+    assert!(young.table_age_ms < 100 && find(&young, "b").age_ms > 500, "{young:?}");
+    until("it grows old again", async || a.beat().await.table_age_ms > 200).await;
+}
+
 #[tokio::test]
 async fn a_redis_that_freezes_fails_commands_in_time_and_remembers() {
     let server = Server::new();
