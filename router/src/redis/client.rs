@@ -19,8 +19,8 @@ use crate::membership::Ms;
 /// Between attempts to connect. Constant: whoever waits for Redis waits for all of us, and a
 /// restarted one must be found again well within the time to live.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// Between attempts after Redis has refused us.
-const REFUSED: Duration = Duration::from_secs(1);
+/// Before a connection is made anew that fred has given up.
+const GIVEN_UP: Duration = Duration::from_secs(1);
 /// Commands that wait for a connection. Lanes have one each, and so have meshes that save leases.
 const COMMANDS: usize = 65_536;
 /// Messages, connections and so on that a client which does not listen remembers.
@@ -65,21 +65,22 @@ pub(super) async fn connect(client: &Client) -> Result<ConnectHandle, Error> {
     }
 }
 
-/// Keeps a client connected until `stop`. It does so by itself, except when Redis refuses it: a
-/// password that is being changed would otherwise end it for good.
+/// Keeps a client connected until `stop`. It does so by itself, except after what fred deems final:
+/// a misconfiguration that a reconnection meets, or a reconnection that its full queue has no room
+/// for.
 pub(super) async fn keep(client: Client, mut driven: ConnectHandle, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             ended = &mut driven => {
-                tracing::warn!(?ended, "Redis has refused the connection");
+                tracing::warn!(?ended, "the connection to Redis has been given up, and is made anew");
             }
         }
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = sleep(REFUSED) => driven = client.connect(),
+            () = sleep(GIVEN_UP) => driven = client.connect(),
         }
     }
     // Waits for nothing but its own command, and that is bounded.

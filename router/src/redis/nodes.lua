@@ -5,8 +5,8 @@
 --          how long the dead are remembered in ms, state, weight, info, and the channel's
 --          beginning and middle, if who listens on the nodes' channels is to be told
 --
--- Answers  { age of the table in ms, superseded, now in ms, { id, incarnation, state, weight,
---            age in ms, listeners or -1, info } ... }
+-- Answers  { age of the table in ms, superseded, now in ms, time of this process's heartbeat before
+--            in ms or -1, { id, incarnation, state, weight, age in ms, listeners or -1, info } ... }
 --
 -- An incarnation is 16 hexadecimal digits: as text in order, and never rounded.
 
@@ -25,6 +25,7 @@ local function parse(value)
     incarnation = inc,
     state = state,
     weight = tonumber(weight),
+    beat = tonumber(beat),
     age = math.max(0, now - tonumber(beat)),
     info = string.sub(value, last + 1),
   }
@@ -36,14 +37,15 @@ local known = stored and parse(stored)
 
 if action == 'leave' then
   if known and known.incarnation == incarnation then redis.call('HDEL', KEYS[1], mine) end
-  return { 0, 0, now }
+  return { 0, 0, now, -1 }
 end
 
-local superseded = 0
+local superseded, before = 0, -1
 if action == 'beat' then
   if known and known.incarnation > incarnation and known.age < ttl then
     superseded = 1
   else
+    if known and known.incarnation == incarnation then before = known.beat end
     local head = string.format('%s %s %s %.0f ', incarnation, ARGV[6], ARGV[7], now)
     redis.call('HSET', KEYS[1], mine, head .. ARGV[8])
   end
@@ -51,7 +53,7 @@ if action == 'beat' then
 end
 
 local since = tonumber(redis.call('HGET', KEYS[1], 'since') or now)
-local answer = { math.max(0, now - since), superseded, now }
+local answer = { math.max(0, now - since), superseded, now, before }
 local channels = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
@@ -69,6 +71,6 @@ end
 -- Lua cannot pass much more than this many arguments at once; a cluster has far fewer nodes.
 if #channels > 0 and #channels < 5000 then
   local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
-  for i = 1, #channels do answer[i + 3][6] = listeners[2 * i] end
+  for i = 1, #channels do answer[i + 4][6] = listeners[2 * i] end
 end
 return answer

@@ -22,8 +22,9 @@ impl Redis {
     /// else does. If a later process of its name lives, nothing is said, and the sighting tells so.
     ///
     /// Whoever takes the sighting for what was true when this was *called* is on the safe side. If
-    /// Redis's clock has jumped since the last one, as it may when a replica takes over, ages mean
-    /// little: the table then counts as young.
+    /// Redis's clock has jumped since the last one, or the table is not as the last one left it, as
+    /// may be when a replica or an old snapshot takes over, ages mean little: the table then counts
+    /// as young.
     ///
     /// # Errors
     ///
@@ -47,7 +48,7 @@ impl Redis {
         let asked = shared.now();
         let answer = shared.script(&shared.table, keys::NODES, args, HEARTBEAT).await?;
         let answer = Answer::parse(answer).ok_or(Error::Answer(HEARTBEAT))?;
-        let steady_ms = shared.continuity.note(answer.now, asked, shared.now());
+        let steady_ms = shared.continuity.note(&answer, asked, shared.now());
         Ok(Sighting {
             nodes: answer.nodes.into_iter().map(|(seen, _)| seen).collect(),
             table_age_ms: answer.table_age_ms.min(steady_ms),
@@ -104,6 +105,8 @@ struct Answer {
     table_age_ms: Ms,
     superseded: bool,
     now: Ms,
+    /// This process's heartbeat before.
+    before: Option<Ms>,
     nodes: Vec<(Seen, Bytes)>,
 }
 
@@ -113,8 +116,9 @@ impl Answer {
         let table_age_ms = parts.next()?.as_u64()?;
         let superseded = parts.next()?.as_u64()? == 1;
         let now = parts.next()?.as_u64()?;
+        let before = parts.next()?.as_i64().and_then(|before| Ms::try_from(before).ok());
         let nodes = parts.map(node).collect::<Option<_>>()?;
-        Some(Self { table_age_ms, superseded, now, nodes })
+        Some(Self { table_age_ms, superseded, now, before, nodes })
     }
 }
 
@@ -148,17 +152,20 @@ fn state(name: &str) -> State {
     }
 }
 
-/// Whether Redis's clock goes on as ours does. Both are read together at every sighting; the
-/// difference is known as exactly as the answer was quick.
+/// Whether Redis goes on from where it was: its clock as ours does, and its table as we left it. Both
+/// clocks are read together at every sighting; the difference is known as exactly as the answer was
+/// quick.
 #[derive(Debug, Default)]
 pub(super) struct Continuity(Mutex<Option<Reading>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Reading {
+    /// Redis's clock.
+    theirs: Ms,
     /// Between these is Redis's clock less ours.
     least: i128,
     most: i128,
-    /// When it last jumped, by our clock.
+    /// Since when Redis has gone on without a break, by our clock.
     since: Option<Ms>,
 }
 
@@ -166,18 +173,25 @@ struct Reading {
 const JUMP_MS: i128 = 250;
 
 impl Continuity {
-    /// Takes in that Redis's clock was at `theirs` between `asked` and `answered` by ours. Tells for
-    /// how long it has not jumped: for ever, if it never has.
-    fn note(&self, theirs: Ms, asked: Ms, answered: Ms) -> Ms {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes in what was asked and answered at these times by our clock. Tells for how long Redis
+    /// has gone on: for ever, if no break was seen.
+    fn note(&self, answer: &Answer, asked: Ms, answered: Ms) -> Ms {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let theirs = answer.now;
         let difference = |ours: Ms| i128::from(theirs) - i128::from(ours);
         let mut reading =
-            Reading { least: difference(answered), most: difference(asked), since: None };
-        if let Some(last) = *last {
-            let apart = reading.least > last.most + JUMP_MS || reading.most + JUMP_MS < last.least;
-            reading.since = if apart { Some(answered) } else { last.since };
+            Reading { theirs, least: difference(answered), most: difference(asked), since: None };
+        if let Some(last) = *known {
+            let jumped = reading.least > last.most + JUMP_MS || reading.most + JUMP_MS < last.least;
+            // One answer may overtake another, and then it is no news that the earlier knows less.
+            let later = theirs >= last.theirs;
+            let forgot = later && answer.before.is_none_or(|before| before < last.theirs);
+            reading.since = if jumped || forgot { Some(answered) } else { last.since };
+            if !later && !jumped {
+                reading.theirs = last.theirs;
+            }
         }
-        *last = Some(reading);
+        *known = Some(reading);
         reading.since.map_or(Ms::MAX, |since| answered.saturating_sub(since))
     }
 }
@@ -186,15 +200,38 @@ impl Continuity {
 mod tests {
     use super::*;
 
+    fn answer(now: Ms, before: Option<Ms>) -> Answer {
+        Answer { table_age_ms: 0, superseded: false, now, before, nodes: Vec::new() }
+    }
+
     #[test]
     fn a_clock_that_jumps_is_noticed_and_a_slow_answer_is_no_jump() {
         let continuity = Continuity::default();
-        assert_eq!(continuity.note(1_000_000, 10, 12), Ms::MAX);
-        assert_eq!(continuity.note(1_000_500, 510, 2_500), Ms::MAX);
-        assert_eq!(continuity.note(1_002_900, 2_600, 2_910), Ms::MAX);
-        assert_eq!(continuity.note(1_008_000, 3_000, 3_002), 0, "five seconds ahead");
-        assert_eq!(continuity.note(1_008_500, 3_500, 3_502), 500);
-        assert_eq!(continuity.note(1_004_000, 4_000, 4_002), 0, "and back");
+        let note = |now, asked, answered| {
+            let before = continuity.0.lock().unwrap().map(|last| last.theirs);
+            continuity.note(&answer(now, before), asked, answered)
+        };
+        assert_eq!(note(1_000_000, 10, 12), Ms::MAX);
+        assert_eq!(note(1_000_500, 510, 2_500), Ms::MAX);
+        assert_eq!(note(1_002_900, 2_600, 2_910), Ms::MAX);
+        assert_eq!(note(1_008_000, 3_000, 3_002), 0, "five seconds ahead");
+        assert_eq!(note(1_008_500, 3_500, 3_502), 500);
+        assert_eq!(note(1_004_000, 4_000, 4_002), 0, "and back");
+        assert_eq!(note(1_004_500, 4_500, 4_502), 500);
+    }
+
+    #[test]
+    fn a_table_that_lost_our_heartbeat_is_noticed_and_an_overtaken_answer_is_no_loss() {
+        let continuity = Continuity::default();
+        let note =
+            |now, before, asked, answered| continuity.note(&answer(now, before), asked, answered);
+        assert_eq!(note(1_000, None, 10, 11), Ms::MAX, "the first");
+        assert_eq!(note(1_500, Some(1_000), 510, 511), Ms::MAX);
+        assert_eq!(note(2_000, Some(1_700), 1_010, 1_011), Ms::MAX, "one was not answered");
+        assert_eq!(note(1_900, Some(1_700), 910, 1_012), Ms::MAX, "overtaken by the last");
+        assert_eq!(note(2_500, Some(1_000), 1_510, 1_511), 0, "an old snapshot");
+        assert_eq!(note(3_000, None, 2_010, 2_011), 0, "nothing at all");
+        assert_eq!(note(3_500, Some(3_000), 2_510, 2_511), 500);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod bus;
 mod cluster;
 mod leases;
+mod members;
 mod nodes;
 mod server;
 

@@ -1,5 +1,5 @@
-//! Private Redis servers: on a port the system picks, reachable from this machine only, keeping
-//! nothing on disk. `broker/tests/it` uses this file too.
+//! Private Redis servers: on a free port, reachable from this machine only, keeping
+//! nothing on disk. Needs nothing but std, so that the tests of other crates can include this file.
 //!
 //! Guarantees: a server ends with the test process, however that ends (a shell between the two
 //! notices the closed pipe), and its folder with it; no other server is ever touched.
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 const KEEPER: &str = r#"
 dir=$1
 shift
-redis-server "$@" --dir "$dir" >>"$dir/log" 2>&1 </dev/null &
+redis-server "$@" --dir "$dir" >"$dir/log" 2>&1 </dev/null &
 pid=$!
 echo "$pid"
 read -r line || gone=1
@@ -218,7 +218,16 @@ fn line(stream: &mut impl BufRead) -> String {
     line.trim_end().to_owned()
 }
 
-/// A port nobody listens on at the moment.
+/// A port nobody listens on at the moment, and that no connection is given as its own: a server that
+/// was killed would not get it back, and its clients might connect to themselves.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number =
+            std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 12_000 + u16::try_from(number % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
