@@ -26,9 +26,9 @@ use crate::config::{Config, OfflineDirect, Secret};
 use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness};
 use crate::lifecycle::{self, Signals};
 use crate::mesh::{Limits, StatusLimits, WINDOW_BYTES};
+use crate::model::ENVELOPE_TTL_MS;
 use crate::seat::handle::Directory;
 use crate::seat::{Alone, Cluster, Node};
-use crate::model::ENVELOPE_TTL_MS;
 use crate::store::committer::{Committer, Observe, Round};
 use crate::store::{Claim, Store, open};
 use crate::telemetry::Metrics;
@@ -132,10 +132,8 @@ impl Running {
         };
         let me = NodeKey { id, incarnation: store.clock().await? };
         let secret = config.cluster_secret.as_ref().map(Secret::expose).unwrap_or_default();
-        let timing = Timing {
-            heartbeat_ms: millis(config.node_heartbeat),
-            ttl_ms: millis(config.node_ttl),
-        };
+        let timing =
+            Timing { heartbeat_ms: millis(config.node_heartbeat), ttl_ms: millis(config.node_ttl) };
         let (redis, inbox) = loop {
             let (me, secret) = (me.clone(), secret.as_bytes());
             let joined =
@@ -147,8 +145,13 @@ impl Running {
             }
             tokio::time::sleep(CANARY).await;
         };
-        let mut running =
-            Self::assemble(config, listener, store, services, (process, me, Some((redis, timing))))?;
+        let mut running = Self::assemble(
+            config,
+            listener,
+            store,
+            services,
+            (process, me, Some((redis, timing))),
+        )?;
         running.stop_redis = stop_redis;
         running.start_chores(claim);
         running.join(config, inbox).await;
@@ -191,8 +194,8 @@ impl Running {
         let committer =
             Committer::start_observed(store.clone(), observe, &services, stop_committer.clone());
         let clock = Clock::start();
-        let nodes = redis
-            .map(|(redis, timing)| Nodes::new(redis, timing, clock, superseded.clone()));
+        let nodes =
+            redis.map(|(redis, timing)| Nodes::new(redis, timing, clock, superseded.clone()));
         let cluster: Arc<dyn Cluster> = match &nodes {
             Some(nodes) => nodes.clone(),
             None => Arc::new(Alone::new(me.clone(), clock)),
@@ -412,7 +415,12 @@ async fn canary(edge: Arc<Edge>, store: Arc<dyn Store>, nodes: Option<Arc<Nodes>
         edge.readiness.set_store_up(up);
         edge.metrics.set_db_healthy(up);
         if let Some(nodes) = &nodes {
-            let since = if up { failed_since.take(); None } else { failed_since };
+            let since = if up {
+                failed_since.take();
+                None
+            } else {
+                failed_since
+            };
             let since = since.or_else(|| (!up).then(Instant::now));
             failed_since = since;
             let blind = since.is_some_and(|at: Instant| at.elapsed() >= STORE_BLIND);

@@ -138,6 +138,8 @@ impl Nodes {
             }
             let deaf = self.looked.load(Ordering::Relaxed) > 0 && !self.redis.hears();
             let state = *lock(&self.state);
+            // Ages are as of the moment Redis is asked.
+            let now = self.clock.now().mono;
             let answer = if deaf {
                 Err("its own channel is silent".to_owned())
             } else {
@@ -145,7 +147,6 @@ impl Nodes {
                 let beat = self.redis.heartbeat(state, WEIGHT, &report);
                 beat.await.map_err(|error| error.to_string())
             };
-            let now = self.clock.now().mono;
             let notices = match answer {
                 Ok(sighting) => {
                     if std::mem::take(&mut was_blind) {
@@ -206,7 +207,9 @@ impl Nodes {
                     meshes.lost(&node, ago_ms).await;
                 }
                 Notice::Superseded => {
-                    tracing::error!("another process bears this node's name: give each its NODE_ID");
+                    tracing::error!(
+                        "another process bears this node's name: give each its NODE_ID"
+                    );
                     self.superseded.cancel();
                 }
             }

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 pub use address::PerAddress;
 use axum::http::HeaderName;
-use protocol::Close;
 pub use half_open::HalfOpen;
+use protocol::Close;
 pub use readiness::Readiness;
 pub use routes::routes;
 pub use socket::WRITE_TIMEOUT;
@@ -31,8 +31,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Secret;
-use crate::seat::handle::Directory;
 use crate::mesh::io::Ms;
+use crate::seat::handle::Directory;
 use crate::telemetry::Metrics;
 
 /// Sockets are to go elsewhere.

@@ -182,8 +182,13 @@ mod tests {
         assert_eq!(ids, ["a", "b", "d"]);
         assert!((nodes[0].ring_share + nodes[1].ring_share - 1.0).abs() < 1e-9);
         assert!(nodes[2].ring_share.abs() < 1e-9);
-        let standing =
-            |node: &str| Standing { node: node.into(), epoch: 7, sessions: 1, in_grace: 0, pending: 2 };
+        let standing = |node: &str| Standing {
+            node: node.into(),
+            epoch: 7,
+            sessions: 1,
+            in_grace: 0,
+            pending: 2,
+        };
         let owner = |node| describe("m", standing(node), &nodes, false).owner;
         assert_eq!(owner("a/1").as_deref(), Some("a"));
         assert_eq!(owner("a/0"), None, "a life before");

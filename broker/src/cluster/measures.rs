@@ -12,7 +12,9 @@ use crate::telemetry::Metrics;
 type Read = fn(&Counters) -> &Count;
 
 const COUNTS: [(&str, &str, Read); 8] = [
-    ("broker_redis_commands_total", "Commands sent to Redis, publishes among them", |c| &c.commands),
+    ("broker_redis_commands_total", "Commands sent to Redis, publishes among them", |c| {
+        &c.commands
+    }),
     ("broker_redis_failures_total", "Commands that Redis did not do or answer", |c| &c.failures),
     ("broker_frames_sent_total", "Frames published to other nodes", |c| &c.frames_out),
     ("broker_items_sent_total", "Items in them", |c| &c.items_out),

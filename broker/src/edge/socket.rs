@@ -17,12 +17,12 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
-use super::{Edge, Leave};
 use super::half_open::Place;
 use super::session::{Action, EdgeLimits, Session};
 use super::wire;
-use crate::seat::handle::{Gone, Handle};
+use super::{Edge, Leave};
 use crate::mesh::io::{ConnId, Input, ToEdge};
+use crate::seat::handle::{Gone, Handle};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
 
 /// Items taken from the outbox, or frames read, before their consequences are written.

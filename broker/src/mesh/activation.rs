@@ -14,8 +14,8 @@ use protocol::{PresenceId, close};
 use super::attach::BRIEF_MS;
 use super::audit::Chain;
 use super::delivery::Delivery;
-use super::facts::{Fact, Facts};
 use super::events;
+use super::facts::{Fact, Facts};
 use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now, Question};
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
@@ -31,7 +31,13 @@ pub const ANNOUNCE_MS: Ms = 5_000;
 const BACKOFF_MS: (Ms, Ms) = (100, 5_000);
 
 impl Mesh {
-    pub(super) fn activated(&mut self, now: Now, from: Activation, entropy: u128, edges: Vec<Edge>) {
+    pub(super) fn activated(
+        &mut self,
+        now: Now,
+        from: Activation,
+        entropy: u128,
+        edges: Vec<Edge>,
+    ) {
         self.phase = Phase::Active;
         // Nobody else has owned it in between: what was told under the epoch before counts.
         let again = self.epoch > 0 && from.epoch == self.epoch + 1;
@@ -146,8 +152,7 @@ impl Mesh {
         let ours = |conn: &ConnId| conn.process == edge.process;
         self.inbound.retain(|conn, _| !ours(conn));
         self.arrivals.retain(|conn, _| !ours(conn));
-        let mut held: HashMap<_, _> =
-            self.newest(edge.held.iter().cloned()).into_iter().collect();
+        let mut held: HashMap<_, _> = self.newest(edge.held.iter().cloned()).into_iter().collect();
         let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
         for no in leases {
             let Some(lease) = self.roster.get(no) else { continue };
@@ -158,7 +163,8 @@ impl Mesh {
                     self.out.push(Effect::Close { conn: held.conn, close: close::UNAVAILABLE });
                 }
                 (_, Some(held)) if held.generation < current => {
-                    self.out.push(Effect::Close { conn: held.conn, close: close::SESSION_REPLACED });
+                    self.out
+                        .push(Effect::Close { conn: held.conn, close: close::SESSION_REPLACED });
                 }
                 (hold, Some(held)) => self.resume(now, no, hold, held.conn),
                 // Its hello is still being answered, or comes again.

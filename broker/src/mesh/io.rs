@@ -43,9 +43,7 @@ impl fmt::Display for ConnId {
 }
 
 /// The order of attaches of one presence: the highest wins, whatever arrives when.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Generation {
     /// Of the owner that attached it.
     pub epoch: Epoch,

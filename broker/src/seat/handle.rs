@@ -13,8 +13,8 @@ use tokio::time::{Duration, sleep};
 use super::actor::{Actor, Node};
 use super::item::{self, Item, ToOwner};
 use super::state::SeatInput;
-use crate::mesh::io::{ConnId, Input, Ms, ToEdge};
 use crate::mesh::Hook;
+use crate::mesh::io::{ConnId, Input, Ms, ToEdge};
 use crate::model::{HookPresence, Joined, Joining, NewPending};
 use crate::store::StoreError;
 

@@ -140,7 +140,8 @@ impl Mirror {
     /// Writes until nothing waits.
     pub(super) async fn write(self) {
         while let Some((epoch, number, changes, whole)) = self.next() {
-            let saved = self.0.cluster.save_leases(&self.0.mesh, epoch, number, changes, whole).await;
+            let saved =
+                self.0.cluster.save_leases(&self.0.mesh, epoch, number, changes, whole).await;
             match saved {
                 // Of an earlier owner, who will hear of it from the store.
                 Some(Saved::Ok | Saved::Stale(_)) => continue,

@@ -37,13 +37,7 @@ struct Link {
 
 impl Owner {
     pub(super) fn new(mesh: Mesh, now: Ms) -> Self {
-        Self {
-            mesh,
-            since: now,
-            links: BTreeMap::new(),
-            processes: BTreeMap::new(),
-            awaited: None,
-        }
+        Self { mesh, since: now, links: BTreeMap::new(), processes: BTreeMap::new(), awaited: None }
     }
 
     /// What the other nodes hold.
@@ -193,9 +187,9 @@ impl Owner {
 
     /// The mesh does not run here any more.
     pub(super) fn farewell(&self) -> impl Iterator<Item = (NodeKey, Item)> {
-        self.links.iter().map(|(node, link)| {
-            (node.clone(), Item::FromOwner(FromOwner::Elsewhere(link.number)))
-        })
+        self.links
+            .iter()
+            .map(|(node, link)| (node.clone(), Item::FromOwner(FromOwner::Elsewhere(link.number))))
     }
 
     /// When [`speak`](Self::speak) is due.

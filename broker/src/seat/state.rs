@@ -29,6 +29,10 @@ pub const RETAKE_MS: (Ms, Ms) = (100, 5_000);
 /// Whoever has held a mesh for so long was not taking part in a quarrel, in milliseconds.
 const SETTLED_MS: Ms = 10_000;
 
+/// How long a node that was fenced while it saw nothing may take to see again, before it sends its
+/// peers elsewhere, in milliseconds: one that was only frozen sees at once.
+const SHED_MS: Ms = 2_000;
+
 /// What a node sees of the cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Sight {
@@ -150,6 +154,8 @@ pub struct Seat {
     fenced_at: Option<Ms>,
     retake_at: Ms,
     pause: Ms,
+    /// It was fenced while it saw nothing: if it still sees nothing then, its peers should go.
+    shed_at: Option<Ms>,
     /// It is this node's turn, but it may not take the mesh yet.
     waiting: bool,
     /// Somebody other than a connection wants the mesh to run.
@@ -180,6 +186,7 @@ impl Seat {
             fenced_at: None,
             retake_at: 0,
             pause: RETAKE_MS.0,
+            shed_at: None,
             waiting: false,
             wanted: false,
             saving: Vec::new(),
@@ -235,7 +242,7 @@ impl Seat {
             Role::Relay(relay) => relay.deadline(),
         };
         let retake = self.waiting.then_some(self.retake_at);
-        role.into_iter().chain(retake).min()
+        role.into_iter().chain(retake).chain(self.shed_at).min()
     }
 
     fn wants(&self) -> bool {
@@ -269,6 +276,9 @@ impl Seat {
             SeatInput::LeasesForgotten => self.mirror_all(),
             SeatInput::Tick => {
                 self.apply_mesh(now, Input::Tick);
+                if self.shed_at.take_if(|at| *at <= now.mono).is_some() && !sight.fresh {
+                    self.out.push(SeatEffect::Shed);
+                }
                 self.route(now, sight);
             }
         }
@@ -631,9 +641,7 @@ impl Seat {
         self.fenced_at = Some(now.mono);
         self.retake_at = now.mono + self.pause + jitter;
         self.pause = (self.pause * 2).min(RETAKE_MS.1);
-        if !sight.fresh {
-            self.out.push(SeatEffect::Shed);
-        }
+        self.shed_at = (!sight.fresh).then_some(now.mono + SHED_MS);
         self.step_down(now, sight);
     }
 

@@ -33,8 +33,8 @@ use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing, StoredMessage, Target,
-    Topic, User,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, User,
 };
 
 /// See the module.

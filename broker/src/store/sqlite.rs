@@ -37,8 +37,8 @@ use crate::clock::wall_ms;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing, StoredMessage, Target,
-    Topic, User,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, User,
 };
 
 /// How long a statement waits for another process that writes.

@@ -107,7 +107,8 @@ impl Metrics {
         label: Option<(&'static str, &'static str)>,
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        let labels: Vec<_> = label.map(|(key, value)| KeyValue::new(key, value)).into_iter().collect();
+        let labels: Vec<_> =
+            label.map(|(key, value)| KeyValue::new(key, value)).into_iter().collect();
         let counter = self.0.meter.u64_observable_counter(name).with_description(help);
         counter.with_callback(move |to| to.observe(read(), &labels)).build();
     }

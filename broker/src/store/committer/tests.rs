@@ -10,8 +10,8 @@ use super::*;
 use crate::model::{
     self, AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Duplicate, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, LeaseRow, MeshRow, Moderation, NewInvite,
-    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, Standing, StoredMessage, Target, Topic, Unit,
-    User, Write,
+    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, Standing, StoredMessage, Target,
+    Topic, Unit, User, Write,
 };
 use crate::store::{Claim, Retained};
 

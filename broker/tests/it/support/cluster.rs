@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::node::{Ground, Kind, Mesh, Node};
-use super::peer::{Hello, TestPeer};
+use super::peer::{Hello, TestPeer, fresh_key};
 use super::redis::Server;
 use super::until;
 
@@ -61,8 +61,10 @@ impl Cluster {
 
     /// Waits until so many nodes live.
     pub(crate) async fn all_see(&self, count: usize) {
-        until("all nodes are seen", async || self.status(&[]).await.as_array().unwrap().len() == count)
-            .await;
+        until("all nodes are seen", async || {
+            self.status(&[]).await.as_array().unwrap().len() == count
+        })
+        .await;
     }
 
     /// What `status --json` says.
@@ -76,9 +78,11 @@ impl Cluster {
     pub(crate) async fn mesh_on(&self, owner: usize, members: &[&str]) -> Mesh {
         for attempt in 0..64 {
             let mesh = self.nodes[0].mesh(&format!("red-{attempt}"), members).await;
-            let mut probe = TestPeer::join(&self.nodes[owner], Hello::member(&mesh, members[0])).await;
-            probe.round_trip().await;
-            probe.leave().await;
+            // A command that is gone at once leaves nothing behind.
+            let key = fresh_key().public_hex();
+            let once = json!({"sessionPubkey": key, "channel": "claude-code"});
+            let hello = Hello::member(&mesh, members[0]).with(&once);
+            TestPeer::join(&self.nodes[owner], hello).await.leave().await;
             if self.owner(&mesh).await == Some(owner) {
                 return mesh;
             }
