@@ -130,10 +130,11 @@ impl Client {
             if current == Phase::Over {
                 return End::Over;
             }
-            if current == Phase::Traffic {
-                if visit.is_over(now) {
-                    return End::Leave;
-                }
+            let talks = !matches!(current, Phase::Quiet | Phase::Over);
+            if talks && visit.is_over(now, current) {
+                return End::Leave;
+            }
+            if talks {
                 self.write(outbox, now);
             }
             self.flush(socket, outbox, now);
@@ -141,7 +142,7 @@ impl Client {
             if now.saturating_sub(socket.heard) > patience && outbox.waits_since(now, patience) {
                 return End::Lost("no answer".to_owned());
             }
-            let wake = outbox.wake(now, current == Phase::Traffic).min(now + 250);
+            let wake = outbox.wake(now, talks).min(now + 250);
             tokio::select! {
                 biased;
                 changed = phase.changed() => if changed.is_err() { return End::Over },
@@ -271,9 +272,17 @@ impl Client {
         if visit.is_last() {
             return false;
         }
-        tokio::select! {
-            () = sleep(self.habits.absence()) => {}
-            _ = phase.wait_for(|phase| *phase != Phase::Traffic) => {}
+        let enough = sleep(self.habits.absence());
+        tokio::pin!(enough);
+        loop {
+            let current = *phase.borrow_and_update();
+            if matches!(current, Phase::Calm | Phase::Quiet | Phase::Over) {
+                break;
+            }
+            tokio::select! {
+                () = &mut enough, if current == Phase::Traffic => break,
+                changed = phase.changed() => if changed.is_err() { break },
+            }
         }
         visit.again(&self.habits, self.shared.log.now(), &mut self.rng);
         self.standing().away.store(false, Relaxed);

@@ -90,7 +90,7 @@ impl Cluster {
             name = self.owners().await.get(mesh).map(|(node, _)| node.clone());
         }
         let name = name?;
-        self.places.iter().position(|place| place.is_alive() && place.name == name)
+        self.places.iter().position(|place| place.is_alive() && is_of(&name, &place.name))
     }
 
     /// Every mesh's owner and epoch, as the store has them.
@@ -125,7 +125,11 @@ impl Cluster {
     pub(crate) async fn owned_by(&self, at: usize) -> Vec<String> {
         let name = &self.places[at].name;
         let owners = self.owners().await;
-        owners.into_iter().filter(|(_, (node, _))| node == name).map(|(mesh, _)| mesh).collect()
+        owners
+            .into_iter()
+            .filter(|(_, (node, _))| is_of(node, name))
+            .map(|(mesh, _)| mesh)
+            .collect()
     }
 
     /// A place without a process: an old one, or a new one.
@@ -240,5 +244,22 @@ impl Cluster {
             return Err(said(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Whether a node is the one of this name: its incarnation may follow.
+fn is_of(node: &str, name: &str) -> bool {
+    let rest = node.strip_prefix(name).map(|rest| rest.chars().next());
+    rest.is_some_and(|next| next.is_none_or(|next| !next.is_alphanumeric()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of;
+
+    #[test]
+    fn a_node_is_known_by_its_name_and_not_by_the_beginning_of_it() {
+        assert!(is_of("node-1", "node-1") && is_of("node-1/7f", "node-1"));
+        assert!(!is_of("node-12", "node-1") && !is_of("node-1", "node-12"));
     }
 }

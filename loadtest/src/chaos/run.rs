@@ -25,6 +25,9 @@ const RECOVERY: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(5);
 /// What is acked must arrive so soon once nothing is broken: twice the wait for another push.
 const SETTLING: Duration = Duration::from_secs(75);
+/// After its grace a departure must be seen within 5 s, and so must a return; and then some.
+const DEPARTURE: Duration = Duration::from_secs(9);
+const RETURN: Duration = Duration::from_secs(8);
 /// Between two looks at whether something has come about.
 const LOOK: Duration = Duration::from_millis(50);
 /// Longest pause between two faults; half of it is the shortest.
@@ -69,7 +72,11 @@ pub(crate) async fn run(options: &Chaos) -> Result<Report, Error> {
 
     let meshes = meshes.into_iter().map(|mesh| mesh.id).collect();
     let mut run = Run { cluster, shared, meshes, rng, grace_ms };
-    run.live_through(&steps).await?;
+    // A node that cannot be brought back is a finding, too.
+    if let Err(error) = run.live_through(&steps).await {
+        run.shared.complain(format!("the run ends early: {error}"));
+    }
+    run.calm_down(&phases).await;
     run.settle(&phases).await;
     phases.send_replace(Phase::Over);
     while tasks.join_next().await.is_some() {}
@@ -120,7 +127,6 @@ impl Run {
             let pause = self.rng.between(PAUSE_MS / 2, PAUSE_MS);
             sleep(Duration::from_millis(pause)).await;
         }
-        sleep(WARM_UP).await;
         Ok(())
     }
 
@@ -191,11 +197,20 @@ impl Run {
         }
     }
 
+    /// Leaves the cluster alone, has some depart, and waits for as long as that may take to be seen.
+    async fn calm_down(&self, phases: &watch::Sender<Phase>) {
+        phases.send_replace(Phase::Calm);
+        sleep(WARM_UP).await;
+        phases.send_replace(Phase::Parting);
+        sleep(Duration::from_millis(self.grace_ms) + DEPARTURE).await;
+    }
+
     /// Has everybody come back, and waits until all that was acked has arrived.
     async fn settle(&self, phases: &watch::Sender<Phase>) {
         self.shared.note(What::Quiet);
         phases.send_replace(Phase::Quiet);
         let deadline = Instant::now() + SETTLING;
+        sleep(RETURN).await;
         while Instant::now() < deadline {
             if self.shared.settled() && self.shared.missing() == 0 {
                 break;

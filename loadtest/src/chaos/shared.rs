@@ -11,6 +11,10 @@ use super::log::{Log, Message, What};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Traffic,
+    /// The same while nothing is broken, and whoever is away comes back.
+    Calm,
+    /// The same, but who comes and goes leaves now, so that all can see it.
+    Parting,
     /// Nothing new; come back, and settle what is open.
     Quiet,
     Over,

@@ -3,6 +3,7 @@
 use tokio::time::Duration;
 
 use crate::chaos::rng::Rng;
+use crate::chaos::shared::Phase;
 
 /// Between two attempts to come back: nearly none, then doubling up to the second of a herd.
 const PAUSE_MS: u64 = 50;
@@ -77,8 +78,12 @@ impl Visit {
         };
     }
 
-    pub(super) fn is_over(&self, now: u64) -> bool {
-        self.leaves_at.is_some_and(|at| now >= at)
+    pub(super) fn is_over(&self, now: u64, phase: Phase) -> bool {
+        self.leaves_at.is_some_and(|at| match phase {
+            Phase::Traffic => now >= at,
+            Phase::Parting => true,
+            Phase::Calm | Phase::Quiet | Phase::Over => false,
+        })
     }
 
     pub(super) fn is_last(&self) -> bool {

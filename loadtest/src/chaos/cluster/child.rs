@@ -53,7 +53,8 @@ pub(super) struct Program {
 pub(super) struct Child {
     pid: u32,
     keeper: std::process::Child,
-    _pipe: Option<ChildStdin>,
+    /// Open as long as we are.
+    pipe: Option<ChildStdin>,
 }
 
 impl Program {
@@ -91,7 +92,7 @@ impl Program {
         let pid = line.trim().parse().map_err(|_| {
             Error::Cluster(format!("{} does not start", self.command.get_program().display()))
         })?;
-        Ok(Child { pid, keeper, _pipe: pipe })
+        Ok(Child { pid, keeper, pipe })
     }
 }
 
@@ -123,9 +124,63 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.ended().is_none() {
+        if self.ended().is_none() && self.pipe.take().is_some() {
             self.signal("KILL");
             let _ = self.keeper.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        let mut program = Program::new(Path::new("/bin/sh"));
+        program.command.args(["-c", script]);
+        program.start(Path::new("/dev/null")).unwrap()
+    }
+
+    fn runs(pid: u32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+
+    async fn ends(pid: u32) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while runs(pid) {
+            assert!(Instant::now() < deadline, "it still runs");
+            sleep(LOOK).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn how_a_program_ended_is_told() {
+        let limit = Duration::from_secs(5);
+        assert_eq!(shell("exit 3").end(limit).await, Some(3));
+        let mut killed = shell("exec sleep 60");
+        assert_eq!(killed.ended(), None);
+        killed.signal("KILL");
+        assert_eq!(killed.end(limit).await, Some(128 + 9));
+        let mut asked = shell("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        sleep(Duration::from_millis(200)).await;
+        asked.signal("TERM");
+        assert_eq!(asked.end(limit).await, Some(0));
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_its_owner_even_if_it_was_stopped_and_its_owner_killed() {
+        let dropped = shell("exec sleep 60");
+        let pid = dropped.pid;
+        dropped.signal("STOP");
+        drop(dropped);
+        ends(pid).await;
+
+        let mut orphan = shell("exec sleep 60");
+        let pid = orphan.pid;
+        orphan.signal("STOP");
+        // The system closes the pipe of a killed owner.
+        orphan.pipe = None;
+        ends(pid).await;
     }
 }

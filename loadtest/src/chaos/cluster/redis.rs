@@ -51,7 +51,8 @@ impl Redis {
         }
         let mut redis = Program::new(&self.program);
         redis.command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
-        redis.command.args(["--save", "", "--appendonly", "no", "--dir", "/tmp"]);
+        redis.command.args(["--save", "", "--appendonly", "no"]);
+        redis.command.arg("--dir").arg(self.log.parent().unwrap_or(&self.log));
         self.child = Some(redis.start(&self.log)?);
         let deadline = Instant::now() + PATIENCE;
         while !self.ask("PING").await.is_some_and(|said| said.starts_with("+PONG")) {
@@ -80,5 +81,37 @@ impl Redis {
             Some(String::from_utf8_lossy(&said[..length]).trim().to_owned())
         };
         timeout(Duration::from_secs(1), talk).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each fault relies on: drops subscribers, stands still, forgets.
+    #[tokio::test]
+    async fn a_redis_is_broken_in_all_ways_and_is_back() {
+        let out = std::env::temp_dir().join(format!("chaos-redis-{}", std::process::id()));
+        std::fs::create_dir(&out).unwrap();
+        let mut redis = Redis::start(&out).await.unwrap();
+        assert_eq!(redis.ask("SET key value").await.unwrap(), "+OK");
+
+        let mut subscriber = TcpStream::connect(("127.0.0.1", redis.port)).await.unwrap();
+        subscriber.write_all(b"SUBSCRIBE channel\r\n").await.unwrap();
+        let mut said = [0; 64];
+        assert!(subscriber.read(&mut said).await.unwrap() > 0);
+        assert_eq!(redis.ask("CLIENT KILL TYPE pubsub").await.unwrap(), ":1");
+        assert_eq!(subscriber.read(&mut said).await.unwrap(), 0);
+
+        redis.signal("STOP");
+        assert_eq!(redis.ask("PING").await, None);
+        redis.signal("CONT");
+        assert_eq!(redis.ask("EXISTS key").await.unwrap(), ":1");
+
+        redis.kill().await;
+        assert_eq!(redis.ask("PING").await, None);
+        redis.resume().await.unwrap();
+        assert_eq!(redis.ask("EXISTS key").await.unwrap(), ":0");
+        std::fs::remove_dir_all(&out).unwrap();
     }
 }

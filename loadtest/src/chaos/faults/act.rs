@@ -1,5 +1,7 @@
 //! What each fault does, and how it is undone.
 
+use tokio::time::Duration;
+
 use super::Fault;
 use crate::Error;
 use crate::chaos::cluster::{Cluster, Line, Server};
@@ -57,6 +59,9 @@ impl Stage {
         Some(Self { mesh, owner, edge })
     }
 }
+
+/// For a node that may not come to serve.
+const JOINS: Duration = Duration::from_secs(5);
 
 const NO_WAY: Line = Line { there: false, back: false };
 const NOT_THERE: Line = Line { there: false, back: true };
@@ -149,6 +154,10 @@ pub(crate) async fn undo(undo: Undo, cluster: &mut Cluster) -> Result<(), Error>
             Ok(())
         }
         Undo::Dismiss(at) => {
+            // A platform starts again what could not start.
+            cluster.bury(at);
+            cluster.launch(at)?;
+            cluster.ready(at).await?;
             cluster.drain(at).await;
             Ok(())
         }
@@ -203,7 +212,8 @@ async fn restart_all(cluster: &mut Cluster) -> Result<(), Error> {
 async fn join(cluster: &mut Cluster) -> Result<Undo, Error> {
     let guest = cluster.empty_place().await?;
     cluster.launch(guest)?;
-    cluster.ready(guest).await?;
+    // Beside another fault it may have to wait for what that one broke.
+    cluster.serves_within(guest, JOINS).await;
     Ok(Undo::Dismiss(guest))
 }
 
@@ -211,6 +221,6 @@ async fn join(cluster: &mut Cluster) -> Result<Undo, Error> {
 async fn twin(cluster: &mut Cluster, original: usize) -> Result<Vec<Undo>, Error> {
     let twin = cluster.empty_place().await?;
     cluster.launch_twin(twin, original)?;
-    cluster.serves_within(twin, tokio::time::Duration::from_secs(5)).await;
+    cluster.serves_within(twin, JOINS).await;
     Ok(vec![Undo::Separate { twin, original }])
 }

@@ -30,13 +30,13 @@ impl Step {
     }
 }
 
-/// One of each kind that matters most: with four meshes and the default grace it takes some six
-/// minutes.
+/// One of each kind that matters most: some five minutes with the default grace.
 pub(crate) fn short(nodes: usize) -> Vec<Step> {
     use Fault as F;
     let faults = [
         F::KillOwner,
         F::KillEdge,
+        F::KillOwnerAndEdge,
         F::RedisKilled,
         F::FreezeOwner,
         F::PostgresStopped,
@@ -46,6 +46,8 @@ pub(crate) fn short(nodes: usize) -> Vec<Step> {
         F::Rolling,
         F::CutPostgres,
         F::Join,
+        F::FreezeOwnerPastGrace,
+        F::WholeRestart,
     ];
     chosen(faults.into_iter().map(Step::of), nodes)
 }
