@@ -23,6 +23,7 @@ echo "$pid"
 exec >/dev/null
 {
     if read -r _ <&3; then exit; fi
+    trap '' TERM
     kill -CONT "$pid"
     kill "-$how" "$pid"
     if [ -n "$folder" ]; then
