@@ -3,13 +3,16 @@
 //! A view may be wrong for a while: it names candidates, and the store's fence keeps two owners
 //! apart. What it must not do is flap. So a node is lost only by what Redis says of it while this
 //! node sees Redis; a node that was blind, or a Redis that has forgotten everything, is given the
-//! time to live before silence counts as death.
+//! time to live before silence counts as death. [`Members`] has the rules.
+
+mod members;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::members::Members;
 use crate::node::NodeKey;
 use crate::ring::{NodeId, Ring};
 
@@ -68,7 +71,8 @@ pub struct Timing {
 pub enum Notice {
     /// There is a new [`View`].
     Changed,
-    /// This process of a node is gone: its last heartbeat was so long ago.
+    /// This process of a node is gone: its last heartbeat was so long ago. Told once, and again only
+    /// if it has been seen alive in between (a paused process goes on under its incarnation).
     Lost {
         /// Who.
         node: NodeKey,
@@ -84,15 +88,26 @@ pub enum Notice {
 pub struct View {
     me: NodeKey,
     alive: BTreeMap<NodeId, (NodeKey, State)>,
+    /// The ring's members.
+    weights: BTreeMap<NodeId, u8>,
     ring: Ring,
 }
 
 impl View {
     /// The view of a node that is alone: everything is its own.
     pub fn alone(me: NodeKey) -> Arc<Self> {
-        let ring = Ring::new([(me.id.clone(), 1)]);
         let alive = BTreeMap::from([(me.id.clone(), (me.clone(), State::Serving))]);
-        Arc::new(Self { me, alive, ring })
+        let weights = BTreeMap::from([(me.id.clone(), 1)]);
+        Arc::new(Self::new(me, alive, weights))
+    }
+
+    fn new(
+        me: NodeKey,
+        alive: BTreeMap<NodeId, (NodeKey, State)>,
+        weights: BTreeMap<NodeId, u8>,
+    ) -> Self {
+        let ring = Ring::new(weights.iter().map(|(node, weight)| (node.clone(), *weight)));
+        Self { me, alive, weights, ring }
     }
 
     /// This node.
@@ -108,6 +123,16 @@ impl View {
     /// Whether this process is alive, as far as is known.
     pub fn knows(&self, node: &NodeKey) -> bool {
         self.alive.get(&node.id).is_some_and(|(known, _)| known == node)
+    }
+
+    /// What a process said of itself; nothing if it is not alive.
+    pub fn state(&self, node: &NodeKey) -> Option<State> {
+        self.alive.get(&node.id).filter(|(known, _)| known == node).map(|(_, state)| *state)
+    }
+
+    /// Whether keys may belong to this process.
+    pub fn places(&self, node: &NodeKey) -> bool {
+        self.knows(node) && self.weights.contains_key(&node.id)
     }
 
     /// Every node that is alive but this one, whatever its state.

@@ -57,6 +57,22 @@ fn the_fullest_of_eight_nodes_holds_at_most_15_percent_more_than_its_share() {
     }
 }
 
+/// The figures of `cargo test -p claudemesh-router --lib fullest_is -- --nocapture`.
+#[test]
+fn the_fullest_is_little_fuller_than_its_share_in_clusters_of_any_size() {
+    const COUNT: u32 = 200_000;
+    for size in [2u32, 3, 5, 8, 16, 50, 100] {
+        let ring = even((0..size).map(|n| format!("node-{n}")));
+        let shares = shares(&ring, COUNT);
+        let percent = |part: u32| part * size * 100 / COUNT;
+        let (fullest, emptiest) = (shares.values().max(), shares.values().min());
+        let (fullest, emptiest) = (percent(*fullest.unwrap()), percent(*emptiest.unwrap()));
+        println!("{size} nodes: fullest {fullest} %, emptiest {emptiest} % of an even share");
+        assert_eq!(shares.len(), size as usize);
+        assert!(fullest <= 120 && emptiest >= 80, "{size} nodes");
+    }
+}
+
 #[test]
 fn weight_is_proportional() {
     let nodes = [("light", 1), ("heavy", 3)].map(|(name, weight)| (NodeId::from(name), weight));
