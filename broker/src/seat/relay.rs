@@ -63,6 +63,11 @@ impl Relay {
         self.announce_at = now + ANNOUNCE_MS.0;
     }
 
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.up.bytes()
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.up.is_empty()
