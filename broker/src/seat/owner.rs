@@ -45,6 +45,11 @@ impl Owner {
         self.links.values().map(|link| link.books.edge(link.process))
     }
 
+    /// Links, and the bytes that wait on all of them.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.links.len(), self.links.values().map(|link| link.down.bytes()).sum())
+    }
+
     /// Whether any other node is joined.
     pub(super) fn serves_others(&self) -> bool {
         !self.links.is_empty()

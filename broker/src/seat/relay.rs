@@ -69,6 +69,11 @@ impl Relay {
         self.up.bytes() > LINK_BYTES
     }
 
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.up.bytes()
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.up.is_empty()

@@ -211,6 +211,16 @@ impl Seat {
         }
     }
 
+    /// Links to other nodes, and the bytes that wait on all of them. No more than
+    /// [`LINK_BYTES`](super::LINK_BYTES) for each.
+    pub fn links(&self) -> (usize, usize) {
+        match &self.role {
+            Role::Idle => (0, 0),
+            Role::Owner(owner) => owner.waiting(),
+            Role::Relay(relay) => (1, relay.waiting()),
+        }
+    }
+
     /// Whether nothing would be lost by forgetting it.
     pub fn is_idle(&self) -> bool {
         let quiet = match &self.role {

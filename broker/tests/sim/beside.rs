@@ -2,6 +2,7 @@
 
 use broker::mesh::io::Input;
 use broker::model::{Capability, Grants, NewPending, Topic};
+use broker::seat::SeatInput;
 use protocol::MemberId;
 use protocol::client::Status;
 use serde_json::json;
@@ -127,12 +128,12 @@ impl World {
         let index = self.rng.between(0, self.clients.len() as u64 - 1) as usize;
         let status = *self.rng.pick(&STATUSES);
         let presence = self.clients[index].presence.clone().unwrap_or_else(|| "none".to_owned());
-        if let Some(process) = self.current() {
+        if let Some(process) = self.pick_node() {
             self.fire(Fault::Hook);
             let (now, session) = (self.now, self.clients[index].session_id.clone());
             self.check.said(now, &session);
             let presence = presence.as_str().into();
-            self.input(process, Input::Hook { presence, status });
+            self.input(process, SeatInput::Local(Input::Hook { presence, status }));
         }
     }
 

@@ -1,10 +1,12 @@
 //! What goes wrong around the rules, from time to time.
 
+mod nodes;
+
 use serde_json::json;
 
 use crate::client::Kind;
 use crate::faults::Fault;
-use crate::world::{Event, Up, World};
+use crate::world::{Event, Mode, Up, World};
 
 /// The owner's session: somebody must be there in the end to let others in again.
 const ALWAYS_BACK: usize = 2;
@@ -16,15 +18,19 @@ impl World {
         }
         let pause = self.rng.between(300, 2_500);
         self.at(pause, Event::Chaos);
+        if self.mode != Mode::Alone && self.rng.one_in(6) {
+            return self.trouble_nodes();
+        }
         match self.rng.between(0, 23) {
             0 => {
-                if let Some(process) = self.current() {
+                if let Some(process) = self.pick_node() {
                     self.fire(Fault::CrashAnytime);
                     self.crash(process);
                 }
             }
             1 => {
                 self.fire(Fault::StoreDown);
+                self.store_down_since = self.now;
                 self.store_down_until = self.now + self.rng.between(100, 12_000);
                 self.check.trouble(self.now, self.store_down_until);
             }
@@ -35,7 +41,10 @@ impl World {
                 self.check.trouble(self.now, until);
             }
             3 if self.rng.one_in(2) => {
-                if let Some(process) = self.current().filter(|_| self.processes.len() == 1) {
+                if self.mode == Mode::Alone
+                    && self.processes.len() == 1
+                    && let Some(process) = self.pick_node()
+                {
                     self.freeze_and_replace(process);
                 }
             }

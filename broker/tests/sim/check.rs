@@ -2,6 +2,7 @@
 
 mod answers;
 mod audit;
+mod cluster;
 mod landed;
 mod leases;
 mod presences;
@@ -11,16 +12,19 @@ mod saved;
 mod settled;
 mod status;
 mod traffic;
+mod watchers;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::mesh::{MESH_BYTES, Mesh};
+use broker::mesh::MESH_BYTES;
+use broker::seat::{LINK_BYTES, Seat};
 use protocol::{MemberId, PresenceId};
 use serde_json::Value;
 
 use answers::Answers;
 use audit::Chain;
+use cluster::Owners;
 use leases::Leases;
 use presences::Presences;
 use removals::Removals;
@@ -29,6 +33,8 @@ pub(crate) use settled::settled;
 use status::Words;
 pub(crate) use traffic::Outlet;
 use traffic::Traffic;
+pub(crate) use watchers::Watcher;
+use watchers::Watchers;
 pub(crate) use windows::Grant;
 use windows::Windows;
 
@@ -52,6 +58,8 @@ pub(crate) struct Checker {
     saved: Saved,
     traffic: Traffic,
     words: Words,
+    owners: Owners,
+    watchers: Watchers,
     /// What the commits show to have happened.
     pub(crate) coverage: Coverage,
 }
@@ -72,6 +80,8 @@ impl Checker {
             saved: Saved::default(),
             traffic: Traffic::default(),
             words: Words::default(),
+            owners: Owners::default(),
+            watchers: Watchers::default(),
             coverage: Coverage::new(),
         }
     }
@@ -200,14 +210,36 @@ impl Checker {
         self.presences.trouble(from, until);
     }
 
+    /// The node of a client is cut off: others may hold that it left then.
+    pub(crate) fn cut_off(&mut self, identity: u64, since: u64) {
+        self.presences.cut_off(identity, since);
+    }
+
+    /// Everybody must have heard of it again.
+    pub(crate) fn joined_again(&mut self, identity: u64) {
+        self.presences.joined_again(identity);
+    }
+
+    /// The owner has let somebody in.
+    pub(crate) fn let_in(&mut self, now: u64, identity: u64) {
+        self.presences.let_in(now, identity);
+    }
+
+    /// Somebody who has been here without a break must know who else is here.
+    pub(crate) fn watched(&mut self, now: u64, watcher: &Watcher<'_>) {
+        if let Some(missed) = self.watchers.missed(now, watcher, 2 * broker::mesh::BRIEF_MS) {
+            self.fail(|| format!("P5: {now}: {missed}"));
+        }
+    }
+
     /// The server has noticed that a client is gone.
     pub(crate) fn departed(&mut self, now: u64, identity: u64, socket: u64) {
         self.presences.departed(now, identity, socket);
     }
 
     /// The server has attached a client's connection.
-    pub(crate) fn attached(&mut self, now: u64, identity: u64, socket: u64) {
-        self.presences.attached(now, identity, socket);
+    pub(crate) fn attached(&mut self, identity: u64, socket: u64) {
+        self.presences.attached(identity, socket);
     }
 
     /// The client has read that it is attached.
@@ -237,6 +269,8 @@ impl Checker {
         if !self.events.insert((socket, id)) {
             self.fail(|| format!("P5: {now}: client {watcher} was told twice: {frame}"));
         }
+        let verdict = self.watchers.told(socket, frame);
+        self.note("P5", now, verdict.map_err(|text| format!("client {watcher}: {text}")));
         if let Some(identity) = subject
             && frame["event"] == "peer_left"
         {
@@ -310,8 +344,12 @@ impl Checker {
     }
 
     /// P8: memory stays within its bound, plus what each connection may add.
-    pub(crate) fn bounds(&mut self, now: u64, mesh: Option<&Mesh>) {
-        if let Some(mesh) = mesh
+    pub(crate) fn bounds(&mut self, now: u64, seat: Option<&Seat>) {
+        let links = seat.map_or((0, 0), Seat::links);
+        if links.1 > links.0 * LINK_BYTES {
+            self.fail(|| format!("P8: {now}: {} bytes wait on {} links", links.1, links.0));
+        }
+        if let Some(mesh) = seat.and_then(Seat::mesh)
             && mesh.cached_bytes() > MESH_BYTES + mesh.leases() * TIGHT_BYTES
         {
             let bytes = mesh.cached_bytes();

@@ -92,6 +92,25 @@ listed! {
         ReinstatedBeside,
         Restored,
         Purged,
+        ItemLost,
+        ItemRepeated,
+        ItemDelayed,
+        Frozen,
+        RedisBlind,
+        Deaf,
+        Mute,
+        Unanswered,
+        StoreBlind,
+        RedisDown,
+        RedisPauses,
+        RedisDrops,
+        RedisForgets,
+        Drain,
+        WholeStop,
+        NodeLost,
+        Suspected,
+        Shed,
+        SeatForgotten,
     }
 }
 
@@ -155,5 +174,21 @@ listed! {
         CountedTwice,
         /// A connection saves what it has not changed.
         SiblingsOverwritten,
+        /// A command leaves the edge's window when the owner has received it.
+        AckOnReceipt,
+        /// Whatever comes first on a link is taken for the first of it.
+        BaseFromFirst,
+        /// What an edge announces wins over a hello that came later.
+        LateAnnounceWins,
+        /// A node that does not see Redis takes the mesh.
+        BlindActivates,
+        /// What was lost on a link is not said again.
+        NotRepeated,
+        /// Two owners tell of a departure.
+        LeftToldTwice,
+        /// What was meant for a process reaches the next of its name.
+        OldIncarnation,
+        /// What comes behind a gap is passed on to the peer.
+        GapForwarded,
     }
 }

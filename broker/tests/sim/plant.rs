@@ -1,16 +1,22 @@
 //! Mistakes planted between the rules and what carries them: what goes in is altered on its way, or
 //! what comes out.
 
+mod link;
+
 use std::sync::Arc;
 
 use broker::mesh::Limits;
-use broker::mesh::io::{Command, ConnId, Effect, Input};
-use broker::model::{Lane, MeshCommit, Outcome, Write};
+use broker::mesh::io::{Command, ConnId, Input, ToEdge};
+use broker::model::{Envelope, Lane, MeshCommit, Outcome, Write};
+use broker::seat::item::{Down, FromOwner, Item};
+use broker::seat::{SeatEffect, SeatInput, Sight};
 use protocol::client::Status;
 use serde_json::Value;
 
+pub(crate) use link::Links;
+
 use crate::faults::Planted;
-use crate::world::World;
+use crate::world::{Let, World};
 
 /// Long enough to be for ever.
 const EVER_MS: u64 = u64::MAX / 4;
@@ -32,56 +38,60 @@ impl World {
         limits
     }
 
-    pub(crate) fn forge_input(&mut self, input: Input) -> Input {
+    pub(crate) fn forge_input(&mut self, input: SeatInput) -> SeatInput {
         match input {
-            Input::Command(mut item) if self.plants(Planted::BriefAnnounced) => {
+            SeatInput::Local(Input::Command(mut item)) if self.plants(Planted::BriefAnnounced) => {
                 if let Command::Attach(attach) = &*item.command {
                     let mut attach = attach.clone();
                     attach.profile.channel = None;
                     item.command = Arc::new(Command::Attach(attach));
                 }
-                Input::Command(item)
+                SeatInput::Local(Input::Command(item))
             }
-            Input::Committed(outcome) => {
+            SeatInput::Store(term, Input::Committed(outcome)) => {
                 if !matches!(outcome, Outcome::Known(_)) {
                     self.sealed = None;
                 }
-                Input::Committed(outcome)
+                SeatInput::Store(term, Input::Committed(outcome))
             }
             other => other,
         }
     }
 
-    pub(crate) fn forge_effects(&mut self, process: u64, effects: &mut Vec<Effect>) {
+    /// What a node sees while it takes this in.
+    pub(crate) fn forge_sight(&self, sight: &Sight, _input: &SeatInput) -> Sight {
+        sight.clone()
+    }
+
+    /// Answers what is to leave beside the effects.
+    pub(crate) fn forge_effects(&mut self, process: u64, effects: &mut Vec<SeatEffect>) -> Vec<Let> {
         match self.planted {
             Some(Planted::PushesSwapped) => swap_pushes(effects),
-            Some(Planted::BusyDisturbed) => self.disturb_busy(process, effects),
-            Some(Planted::GrantsNotRechecked) => self.push_withheld(process, effects),
+            Some(Planted::BusyDisturbed) => return self.disturb_busy(process, effects),
+            Some(Planted::GrantsNotRechecked) => return self.push_withheld(effects),
             Some(Planted::HoleInChain) => {
                 commits(effects).for_each(|commit| self.chain_to_unwritten(commit));
             }
             Some(Planted::SiblingsOverwritten) => commits(effects).for_each(save_all),
             _ => {}
         }
+        Vec::new()
     }
 
-    fn disturb_busy(&mut self, process: u64, effects: &mut Vec<Effect>) {
-        let normal = effects.iter().find_map(|effect| match effect {
-            Effect::Push { envelope, .. } if envelope.lane() == Lane::Normal => Some(envelope),
-            _ => None,
-        });
-        let Some(envelope) = normal.cloned() else { return };
+    fn disturb_busy(&mut self, process: u64, effects: &mut Vec<SeatEffect>) -> Vec<Let> {
+        let normal = pushes(effects).map(|(_, envelope)| &*envelope);
+        let normal = normal.filter(|envelope| envelope.lane() == Lane::Normal).cloned().next();
+        let Some(envelope) = normal else { return Vec::new() };
         let peers = self.peers(process, effects);
         let busy = peers.iter().find(|peer| peer.status != Status::Idle);
         let client = busy.and_then(|p| self.clients.iter().find(|c| c.session_id == p.session_id));
-        let conn = client.and_then(|client| self.conn(process, client.socket?));
-        let push = conn.map(|conn| Effect::Push { conn, envelope, hide_member: false });
-        effects.extend(push);
+        let conn = client.and_then(|client| self.conn(client.socket?));
+        conn.map(|conn| push(conn, envelope)).into_iter().collect()
     }
 
     /// Confirmed without having been received: it was kept from its recipient.
-    fn push_withheld(&mut self, process: u64, effects: &mut Vec<Effect>) {
-        let mut pushes = Vec::new();
+    fn push_withheld(&mut self, effects: &mut [SeatEffect]) -> Vec<Let> {
+        let mut all = Vec::new();
         for write in commits(effects).flat_map(|c| &c.units).flat_map(|unit| &unit.0) {
             let Write::Confirm(confirm) = write else { continue };
             let recipient = &confirm.queue.recipient;
@@ -94,18 +104,17 @@ impl World {
             let row = self.store.now.envelopes.get(&confirm.seq);
             if let Some(row) = row.filter(|_| !self.check.has(recipient, confirm.message.as_str()))
                 && let Some(client) = self.clients.iter().find(|client| client.owns(recipient))
-                && let Some(conn) = client.socket.and_then(|socket| self.conn(process, socket))
+                && let Some(conn) = client.socket.and_then(|socket| self.conn(socket))
             {
-                let envelope = row.envelope.clone();
-                pushes.push(Effect::Push { conn, envelope, hide_member: false });
+                all.push(push(conn, row.envelope.clone()));
             }
         }
-        effects.extend(pushes);
+        all
     }
 
-    fn conn(&self, process: u64, socket: u64) -> Option<ConnId> {
-        let open = &self.processes.get(&process)?.open;
-        open.iter().find(|(_, other)| **other == socket).map(|(conn, _)| *conn)
+    fn conn(&self, socket: u64) -> Option<ConnId> {
+        let open = self.processes.values().flat_map(|process| &process.open);
+        open.into_iter().find(|(_, other)| **other == socket).map(|(conn, _)| *conn)
     }
 
     fn chain_to_unwritten(&mut self, commit: &mut MeshCommit) {
@@ -123,9 +132,28 @@ impl World {
     }
 }
 
-fn commits(effects: &mut [Effect]) -> impl Iterator<Item = &mut MeshCommit> {
+fn commits(effects: &mut [SeatEffect]) -> impl Iterator<Item = &mut MeshCommit> {
     effects.iter_mut().filter_map(|effect| match effect {
-        Effect::Commit(commit) => Some(commit),
+        SeatEffect::Commit { commit, .. } => Some(commit),
+        _ => None,
+    })
+}
+
+fn push(conn: ConnId, envelope: Arc<Envelope>) -> Let {
+    Let { conns: vec![conn], item: ToEdge::Push { envelope, hide_member: false } }
+}
+
+/// What leaves for one connection each, here or elsewhere.
+fn pushes(effects: &mut [SeatEffect]) -> impl Iterator<Item = (ConnId, &mut Arc<Envelope>)> {
+    effects.iter_mut().filter_map(|effect| match effect {
+        SeatEffect::Tell(conns, ToEdge::Push { envelope, .. })
+        | SeatEffect::Say(
+            _,
+            Item::FromOwner(FromOwner::Down {
+                down: Down::To(conns, ToEdge::Push { envelope, .. }),
+                ..
+            }),
+        ) => Some((*conns.first()?, envelope)),
         _ => None,
     })
 }
@@ -144,11 +172,8 @@ fn save_all(commit: &mut MeshCommit) {
     }
 }
 
-fn swap_pushes(effects: &mut [Effect]) {
-    let mut pushes = effects.iter_mut().filter_map(|effect| match effect {
-        Effect::Push { conn, envelope, .. } => Some((*conn, envelope)),
-        _ => None,
-    });
+fn swap_pushes(effects: &mut [SeatEffect]) {
+    let mut pushes = pushes(effects);
     let mut before = pushes.next();
     for (conn, envelope) in pushes {
         if let Some((last, earlier)) = before

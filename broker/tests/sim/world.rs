@@ -1,18 +1,27 @@
-//! One history: a node (at times two), a store, sockets and clients, driven by one seed in virtual
-//! time. Sessions and the mesh are the production rules; only what carries them is simulated.
+//! One history: nodes, a store, a Redis, sockets and clients, driven by one seed in virtual time.
+//! Sessions, seats, meshes and membership are the production rules; only what carries them is
+//! simulated. Some histories know one node (at times two) without a Redis.
 
+mod links;
+mod node;
 mod ops;
 mod process;
+mod redis;
 mod socket;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use broker::edge::session::Session;
-use broker::mesh::io::{ConnId, Held, Input, Now, Question, Ticket};
-use broker::mesh::{Limits, Mesh, StatusLimits};
+use broker::mesh::io::{ConnId, Input, Now, Question, Ticket};
+use broker::mesh::{Limits, StatusLimits};
 use broker::model::{Epoch, Grants, Member, MeshCommit};
+use broker::seat::item::LinkNo;
+use broker::seat::{Seat, SeatInput};
 use protocol::MemberId;
 use protocol::signature::Keypair;
+use router::membership::{Members, Sighting, View};
+use router::node::NodeKey;
 
 use crate::beside;
 use crate::check::Checker;
@@ -20,6 +29,8 @@ use crate::client::{Client, Kind, wall};
 use crate::faults::{Coverage, Fault, Planted};
 use crate::rng::Rng;
 use crate::store::{Durable, SimStore};
+pub(crate) use process::Let;
+use redis::Redis;
 
 pub(crate) const GRACE_MS: u64 = 90_000;
 pub(crate) const WORKING_MS: u64 = 25_000;
@@ -50,10 +61,36 @@ pub(crate) enum Event {
     ActivationRead(u64),
     ClientWake(usize),
     Chaos,
-    Start,
+    /// A process of this node starts.
+    Start(usize),
     Thaw(u64),
     /// A process finds that another has its claim on the store.
     ClaimLost(u64),
+    Heartbeat(u64),
+    /// The answer to a heartbeat, asked then by the clock of its node.
+    Sighted(u64, u64, Sighting),
+    Sweep(u64),
+    /// What a process says to another.
+    Carried {
+        to: NodeKey,
+        from: NodeKey,
+        bytes: Vec<u8>,
+    },
+    /// What a process said to this one reached nobody.
+    Unheard(u64, NodeKey),
+    /// A process that was cut off has had the time to be heard again.
+    Healed(u64),
+    /// A draining process closes its next socket, or leaves.
+    DrainNext(u64),
+}
+
+/// How many nodes there are, and whether they know of each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One, without a Redis.
+    Alone,
+    /// So many.
+    Cluster(usize),
 }
 
 #[derive(Debug, Clone)]
@@ -81,13 +118,40 @@ pub(crate) enum Reply {
 }
 
 pub(crate) struct Process {
-    pub(crate) mesh: Mesh,
+    pub(crate) seat: Seat,
+    pub(crate) key: NodeKey,
+    slot: usize,
+    pub(crate) members: Option<Members>,
+    /// What a node sees that knows of no others.
+    alone: Arc<View>,
     pub(crate) open: BTreeMap<ConnId, u64>,
-    held: BTreeMap<ConnId, Held>,
-    inbox: VecDeque<Input>,
+    inbox: VecDeque<SeatInput>,
     stepping: bool,
     tick_at: Option<u64>,
-    frozen: bool,
+    pub(crate) frozen: bool,
+    pub(crate) draining: bool,
+    /// What came while it was frozen.
+    held_back: Vec<(NodeKey, Vec<u8>)>,
+    pub(crate) cuts: Cuts,
+    /// It is cut off, or was until a moment ago: until then, and since then.
+    cut_until: u64,
+    cut_since: Option<u64>,
+    idle_since: Option<u64>,
+}
+
+/// Until when a node is cut off from what.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cuts {
+    /// From Redis.
+    pub(crate) blind: u64,
+    /// Nothing that is said to it arrives.
+    pub(crate) deaf: u64,
+    /// Nothing that it says arrives, nor do its heartbeats.
+    pub(crate) mute: u64,
+    /// Its heartbeats arrive, and their answers do not.
+    pub(crate) unanswered: u64,
+    /// From the store: since when, and until when.
+    pub(crate) store: (u64, u64),
 }
 
 pub(crate) struct Socket {
@@ -118,6 +182,8 @@ enum Work {
 
 struct Op {
     process: u64,
+    /// To be given back with the answer.
+    term: u64,
     work: Work,
     /// The process gave up on it: what it does, nobody hears.
     orphan: bool,
@@ -126,6 +192,7 @@ struct Op {
 }
 
 pub(crate) struct World {
+    pub(crate) mode: Mode,
     pub(crate) rng: Rng,
     pub(crate) now: u64,
     order: u64,
@@ -141,8 +208,18 @@ pub(crate) struct World {
     waiting: Vec<u64>,
     /// Processes whose mesh another one has just taken.
     lost: Vec<u64>,
+    pub(crate) redis: Redis,
+    /// When the last thing said between two processes arrives.
+    carried_at: BTreeMap<(NodeKey, NodeKey), u64>,
+    /// What a process has said on a link: so much of its stream was seen to leave it.
+    streamed: BTreeMap<(u64, NodeKey, LinkNo), u64>,
+    pub(crate) links: crate::plant::Links,
+    /// Whether somebody runs the mesh.
+    owned: bool,
     pub(crate) clients: Vec<Client>,
     pub(crate) chaos: bool,
+    pub(crate) calm_since: u64,
+    pub(crate) store_down_since: u64,
     pub(crate) store_down_until: u64,
     store_slow_until: u64,
     pub(crate) coverage: Coverage,
@@ -156,6 +233,16 @@ pub(crate) struct World {
     /// The end of the chain that a commit was to write, for [`Planted::HoleInChain`].
     pub(crate) sealed: Option<String>,
     trace: Option<String>,
+}
+
+/// One history in four knows one node; of the others some two, some four, and most three.
+fn mode(seed: u64) -> Mode {
+    match seed % 8 {
+        0 | 4 => Mode::Alone,
+        1 if seed % 16 == 1 => Mode::Cluster(2),
+        1 => Mode::Cluster(4),
+        _ => Mode::Cluster(3),
+    }
 }
 
 /// Some histories know a rate limit, some a mesh that is just large enough.
@@ -183,6 +270,8 @@ const KINDS: [(Kind, usize); 13] = [
     (Kind::OneShot, 3),
 ];
 const MEMBERS: usize = 5;
+/// After so long without a heartbeat a node is lost.
+pub(crate) const TTL_MS: u64 = 3_000;
 pub(crate) const ADMIN: usize = 0;
 pub(crate) const OWNER: usize = 1;
 
@@ -201,12 +290,18 @@ fn member(index: usize, keys: &Keypair) -> Member {
     }
 }
 
+/// What a process's clock is ahead of the history's.
+pub(crate) fn skew(process: u64) -> u64 {
+    process.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+}
+
 fn next_conn(conn: ConnId) -> ConnId {
     ConnId { number: conn.number + 1_000_000, ..conn }
 }
 
 impl World {
     pub(crate) fn new(seed: u64, planted: Option<Planted>) -> Self {
+        let mode = mode(seed);
         let mut rng = Rng::new(seed);
         let mut store = SimStore::new(planted);
         let members: Vec<Keypair> =
@@ -224,6 +319,7 @@ impl World {
             })
             .collect::<Vec<_>>();
         let mut world = Self {
+            mode,
             rng,
             now: 1_000,
             order: 0,
@@ -237,8 +333,15 @@ impl World {
             next_op: 1,
             waiting: Vec::new(),
             lost: Vec::new(),
+            redis: Redis::default(),
+            carried_at: BTreeMap::new(),
+            streamed: BTreeMap::new(),
+            links: crate::plant::Links::default(),
+            owned: false,
             clients,
             chaos: true,
+            calm_since: 0,
+            store_down_since: 0,
             store_down_until: 0,
             store_slow_until: 0,
             coverage: Coverage::new(),
@@ -253,7 +356,9 @@ impl World {
         for client in &world.clients {
             world.check.introduce(client);
         }
-        world.start();
+        world.check.owner_lost(world.now);
+        let nodes = if let Mode::Cluster(nodes) = mode { nodes } else { 1 };
+        (0..nodes).for_each(|slot| world.start(slot));
         for client in 0..world.clients.len() {
             world.at(5 + client as u64, Event::ClientWake(client));
         }
@@ -285,8 +390,9 @@ impl World {
         }
     }
 
-    fn time(&self) -> Now {
-        Now { mono: self.now, wall: wall(self.now) }
+    /// The time as a process knows it: no two clocks agree.
+    pub(crate) fn time(&self, process: u64) -> Now {
+        Now { mono: self.now + skew(process), wall: wall(self.now) }
     }
 
     pub(crate) fn run_until(&mut self, end: u64) {
@@ -306,6 +412,13 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Heartbeat(process) => self.heartbeat(process),
+            Event::Sighted(process, asked, sighting) => self.sighted(process, asked, &sighting),
+            Event::Sweep(process) => self.sweep(process),
+            Event::Carried { to, from, bytes } => self.carried(&to, from, bytes),
+            Event::Unheard(process, other) => self.unheard(process, &other),
+            Event::Healed(process) => self.healed(process),
+            Event::DrainNext(process) => self.drain_next(process),
             Event::MeshStep(process) => self.mesh_step(process),
             Event::MeshTick(process) => self.mesh_tick(process),
             Event::SocketTick(socket) => self.socket_tick(socket),
@@ -321,7 +434,7 @@ impl World {
             Event::ActivationRead(op) => self.activation_read(op),
             Event::ClientWake(client) => self.client_wake(client),
             Event::Chaos => self.chaos(),
-            Event::Start => self.start(),
+            Event::Start(slot) => self.start(slot),
             Event::ClaimLost(process) => {
                 if self.processes.keys().any(|other| *other > process) {
                     self.kill(process);

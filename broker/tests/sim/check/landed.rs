@@ -3,6 +3,7 @@
 use broker::model::{Epoch, LeaseRow, Recipient, Unit, Write};
 use protocol::client::Status;
 
+use super::leases::Body;
 use super::presences::Cause;
 use super::{Checker, audit, recipients};
 use crate::faults::Fault;
@@ -49,7 +50,7 @@ impl Checker {
                 let verdict = self.chain.follow(row);
                 self.note("audit", now, verdict);
                 if row.event == "peer_joined" {
-                    let verdict = self.joined(unit);
+                    let verdict = self.joined(now, unit);
                     self.note("P5", now, verdict);
                 }
             }
@@ -67,6 +68,7 @@ impl Checker {
                 let moderated = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
                 let cause = if moderated { Cause::Moderated } else { Cause::Grace };
                 let verdict = self.presences.left(now, presence.as_str(), cause);
+                self.watchers.went(now, presence.as_str());
                 self.note("P5", now, verdict);
                 self.leases.0.remove(presence);
             }
@@ -91,12 +93,16 @@ impl Checker {
         }
     }
 
-    fn joined(&mut self, unit: &Unit) -> Result<(), String> {
+    fn joined(&mut self, now: u64, unit: &Unit) -> Result<(), String> {
         let row = unit.0.iter().find_map(|write| match write {
             Write::SaveLease(row) => Some(row),
             _ => None,
         });
         let row = row.ok_or("a join without a lease")?;
+        let body: Body = serde_json::from_str(&row.body).map_err(|error| error.to_string())?;
+        let subject = (body.address().to_owned(), body.name.clone());
+        let whose = (row.member.as_str(), body.proven);
+        self.watchers.came(now, row.presence.as_str(), subject, whose);
         self.presences.joined(row.place.pid.unsigned_abs(), row.presence.as_str())
     }
 

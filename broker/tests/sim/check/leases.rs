@@ -12,6 +12,7 @@ use serde::Deserialize;
 pub(super) struct Body {
     pub(super) key: String,
     pub(super) member: MemberId,
+    member_pubkey: String,
     pub(super) session_pubkey: Option<String>,
     pub(super) proven: bool,
     pub(super) twin: bool,
@@ -28,6 +29,11 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// The key others address it by.
+    pub(super) fn address(&self) -> &str {
+        self.session_pubkey.as_ref().unwrap_or(&self.member_pubkey)
+    }
+
     /// The queue that belongs to it alone.
     pub(super) fn own(&self, presence: &PresenceId) -> Recipient {
         match &self.session_pubkey {

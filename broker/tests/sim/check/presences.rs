@@ -39,6 +39,8 @@ pub(super) struct Presences {
     /// Stretches without an owner or a store.
     troubles: Vec<(u64, u64)>,
     ownerless_since: Option<u64>,
+    /// Whoever is here, on a node that others cannot reach: they may hold that it left then.
+    cut: BTreeMap<u64, u64>,
     restarts: Vec<u64>,
     /// Whoever said goodbye: a brief one-shot command leaves at once.
     farewells: BTreeSet<u64>,
@@ -52,7 +54,33 @@ pub(super) struct Presences {
 impl Presences {
     pub(super) fn owner_lost(&mut self, now: u64) {
         self.ownerless_since.get_or_insert(now);
+    }
+
+    /// Another owner, or the same anew.
+    pub(super) fn restarted(&mut self, now: u64) {
         self.restarts.push(now);
+    }
+
+    pub(super) fn cut_off(&mut self, identity: u64, since: u64) {
+        if self.here.contains(&identity) {
+            self.cut.entry(identity).or_insert(since);
+        }
+    }
+
+    pub(super) fn joined_again(&mut self, identity: u64) {
+        self.cut.remove(&identity);
+    }
+
+    /// Whether nothing stood in the way of anybody all this time.
+    pub(super) fn is_quiet(&self, from: u64, until: u64) -> bool {
+        self.troubled(from, until) == 0
+    }
+
+    /// A one-shot command counts from when the owner let it in.
+    pub(super) fn let_in(&mut self, now: u64, identity: u64) {
+        if let Some((_, attached)) = self.commands.values_mut().find(|c| c.0 == identity) {
+            attached.get_or_insert(now);
+        }
     }
 
     pub(super) fn owner_found(&mut self, now: u64) {
@@ -112,10 +140,7 @@ impl Presences {
     }
 
     /// The server has attached a client's connection.
-    pub(super) fn attached(&mut self, now: u64, identity: u64, socket: u64) {
-        if let Some((_, attached)) = self.commands.values_mut().find(|c| c.0 == identity) {
-            attached.get_or_insert(now);
-        }
+    pub(super) fn attached(&mut self, identity: u64, socket: u64) {
         self.homes.insert(identity, socket);
         self.departed.remove(&identity);
     }
@@ -137,6 +162,7 @@ impl Presences {
     /// The client has lost its connection or let it go, by its own account.
     pub(super) fn gone(&mut self, identity: u64, since: u64) {
         self.here.remove(&identity);
+        let since = self.cut.remove(&identity).map_or(since, |cut| cut.min(since));
         self.gone_since.insert(identity, since);
     }
 
@@ -164,7 +190,8 @@ impl Presences {
         if cause == Cause::Moderated || self.farewells.contains(&identity) {
             return Ok(());
         }
-        if self.here.contains(&identity) {
+        let cut = self.cut.get(&identity).is_some_and(|since| since + GRACE_MS <= now);
+        if self.here.contains(&identity) && !cut {
             return Err(format!("client {identity} left while it was here"));
         }
         if let Some(since) = self.gone_since.get(&identity)

@@ -2,12 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use broker::mesh::Mesh;
 use broker::model::{AcceptKey, Lane, Recipient, Seq};
 use protocol::MessageId;
 use protocol::client::Status;
 
+use super::Watcher;
 use crate::client::{Client, Target};
 use crate::world::World;
+
+/// A client waits so long before it tries again, and is answered.
+const RETRY_MS: u64 = 20_000;
+/// When the faults are over, nodes may take so long to agree on who runs the mesh.
+const SETTLE_MS: u64 = 30_000;
+/// Owners a mesh may have for no other reason than that nodes start, and for each fault.
+const RAISES: usize = 8;
+const RAISES_PER_FAULT: usize = 3;
 
 /// All promises about what has happened by the end, faults over and everybody back who will be.
 pub(crate) fn settled(world: &mut World) {
@@ -19,6 +29,8 @@ pub(crate) fn settled(world: &mut World) {
     ordered(world, &mut failures);
     present(world, &mut failures);
     stranded(world, &mut failures);
+    moving(world, &mut failures);
+    world.watch_all();
     world.check.all_answered(world.now);
     if let Some(first) = failures.into_iter().next() {
         world.check.fail(|| first);
@@ -62,7 +74,9 @@ fn delivered(world: &World, failures: &mut Vec<String>) {
 
 /// Nobody who is here and may be disturbed has anything waiting; nobody works for ever.
 fn drained(world: &mut World, failures: &mut Vec<String>) {
-    let Some(owner) = world.current() else { return };
+    let Some(owner) = world.owner() else {
+        return failures.push("P2: nobody runs the mesh".to_owned());
+    };
     let peers = world.peers(owner, &mut Vec::new());
     let busy: BTreeSet<_> = peers
         .iter()
@@ -151,7 +165,8 @@ fn present(world: &mut World, failures: &mut Vec<String>) {
     if leases != here {
         failures.push(format!("P7: {here} clients are here, the store has {leases} leases"));
     }
-    let counted = world.current().map(|id| world.processes[&id].mesh.leases());
+    let owner = world.owner().and_then(|id| world.processes[&id].seat.mesh());
+    let counted = owner.map(Mesh::leases);
     if counted != Some(leases) {
         failures.push(format!("P7: the owner counts {counted:?} leases, the store {leases}"));
     }
@@ -159,6 +174,24 @@ fn present(world: &mut World, failures: &mut Vec<String>) {
         if client.back_at.is_some() && !client.attached {
             failures.push(format!("client {} wants to be here and is not", client.index));
         }
+    }
+}
+
+/// No livelock: everything that was to be accepted is, and the mesh stays where it is.
+fn moving(world: &World, failures: &mut Vec<String>) {
+    for client in world.clients.iter().filter(|client| client.attached) {
+        let waits = client.unacked.values().find(|m| m.sent_at + RETRY_MS < world.now);
+        if let Some(message) = waits.filter(|message| message.key.is_some()) {
+            failures.push(format!("liveness: {} of {} is not acked", message.body, client.index));
+        }
+    }
+    let raises = world.check.raises_since(world.calm_since + SETTLE_MS);
+    if raises > 0 {
+        failures.push(format!("liveness: {raises} owners of a mesh that nobody disturbs"));
+    }
+    let (raises, reasons) = (world.check.raises_since(0), world.reasons());
+    if raises > RAISES + RAISES_PER_FAULT * reasons {
+        failures.push(format!("liveness: {raises} owners for {reasons} reasons"));
     }
 }
 
@@ -174,6 +207,18 @@ fn histories(world: &World, failures: &mut Vec<String>) {
 }
 
 impl World {
+    /// P5: whoever is here without a break knows who else is.
+    fn watch_all(&mut self) {
+        let now = self.now;
+        for client in self.clients.iter().filter(|client| client.attached) {
+            let Some(socket) = client.socket else { continue };
+            let member = client.member_id();
+            let subject = (client.address(), client.name());
+            let since = self.check.attached_at(socket);
+            self.check.watched(now, &Watcher { socket, since, member: &member, subject });
+        }
+    }
+
     /// From its own queue, or from its member's, which inherited it.
     fn was_purged(&self, recipient: &Recipient, seq: Seq) -> bool {
         let purged = &self.store.now.purged;

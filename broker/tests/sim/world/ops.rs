@@ -3,17 +3,19 @@
 use broker::mesh::io::{Answer, Input};
 use broker::model::{Epoch, MeshCommit, Outcome, Unit, Write};
 
-use super::{Event, Op, Reply, Work, World};
+use broker::seat::SeatInput;
+
+use super::{Event, Mode, Op, Reply, Work, World};
 use crate::client::wall;
 use crate::faults::{Fault, Planted};
 
 impl World {
-    pub(super) fn op(&mut self, process: u64, work: Work) {
+    pub(super) fn op(&mut self, process: u64, term: u64, work: Work) {
         let id = self.next_op;
         self.next_op += 1;
         let latency = if self.now < self.store_slow_until { 900 } else { 4 };
         let latency = self.rng.between(0, latency);
-        self.ops.insert(id, Op { process, work, orphan: false, running: false });
+        self.ops.insert(id, Op { process, term, work, orphan: false, running: false });
         self.at(latency, Event::OpBegin(id));
     }
 
@@ -24,8 +26,9 @@ impl World {
         self.unblock();
     }
 
-    pub(super) fn fails(&mut self, one_in: u64) -> bool {
-        self.now < self.store_down_until || (self.chaos && self.rng.one_in(one_in))
+    pub(super) fn fails(&mut self, process: u64, one_in: u64) -> bool {
+        let cut = self.processes.get(&process).is_some_and(|p| self.now < p.cuts.store.1);
+        self.now < self.store_down_until || cut || (self.chaos && self.rng.one_in(one_in))
     }
 
     pub(super) fn op_begin(&mut self, id: u64) {
@@ -33,14 +36,15 @@ impl World {
         let process = op.process;
         match &op.work {
             Work::Beat => {
-                if self.now >= self.store_down_until {
+                let cut = self.processes.get(&process).is_some_and(|p| self.now < p.cuts.store.1);
+                if self.now >= self.store_down_until && !cut {
                     self.store.now.beats.insert(process, self.now);
                 }
                 self.ops.remove(&id);
             }
             Work::Ask(ticket, question) => {
                 let (ticket, question) = (*ticket, question.clone());
-                let answer = if self.fails(60) {
+                let answer = if self.fails(process, 60) {
                     self.fire(Fault::AnswerFailed);
                     None
                 } else {
@@ -67,7 +71,7 @@ impl World {
             self.crash(process);
             return;
         }
-        if self.fails(150) {
+        if self.fails(process, 150) {
             self.fire(Fault::CommitRefusedUnknown);
             return self.at(3, Event::OpAnswer(id, Reply::Input(Input::CommitUnknown)));
         }
@@ -157,7 +161,7 @@ impl World {
             self.crash(process);
             return;
         }
-        if self.fails(20) {
+        if self.fails(process, 20) {
             self.fire(Fault::ActivationFailed);
             return self.at(3, Event::OpAnswer(id, Reply::Input(Input::NotActivated)));
         }
@@ -182,9 +186,10 @@ impl World {
             let Work::Activate { floor, raised, .. } = &mut op.work else { continue };
             let (epoch, before) = self.store.raise(self.now, process, *floor);
             *raised = Some(epoch);
-            if before != process {
+            if before != process && self.mode == Mode::Alone {
                 self.lost.push(before);
             }
+            self.check.raised(self.now, epoch, process);
             let pause = self.rng.between(0, 3);
             self.at(pause, Event::ActivationRead(id));
         }
@@ -194,6 +199,7 @@ impl World {
                 socket.lost_at.get_or_insert(now);
             }
         }
+        self.look_for_owner();
     }
 
     pub(super) fn activation_read(&mut self, id: u64) {
@@ -213,7 +219,7 @@ impl World {
 
     pub(super) fn op_answer(&mut self, id: u64, reply: Reply) {
         let Some(op) = self.ops.get(&id) else { return };
-        let (process, orphan) = (op.process, op.orphan);
+        let (process, term, orphan) = (op.process, op.term, op.orphan);
         // A late commit stays with the store when its caller has been told that nobody knows.
         if op.running {
             self.ops.get_mut(&id).expect("just seen").orphan = true;
@@ -231,23 +237,39 @@ impl World {
         let input = match reply {
             Reply::Input(input) => input,
             Reply::Activated(activation) => {
-                let held = self.processes.get(&process).map(|p| p.held.values().cloned().collect());
                 let entropy = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
-                Input::Activated { activation, entropy, held: held.unwrap_or_default() }
+                Input::Activated { activation, entropy, edges: Vec::new() }
             }
         };
-        self.input(process, input);
+        self.input(process, SeatInput::Store(term, input));
     }
 
     pub(crate) fn slow_store(&mut self, until: u64) {
         self.store_slow_until = until;
     }
 
+    /// What was asked of the store is nobody's business any more; it may do it all the same.
+    pub(super) fn forget_ops(&mut self, process: u64) {
+        for op in self.ops.values_mut().filter(|op| op.process == process) {
+            op.orphan = true;
+        }
+        let reads = |op: &Op| !matches!(op.work, Work::Commit(_) | Work::Beat) && op.process == process;
+        let reads: Vec<_> =
+            self.ops.iter().filter(|(_, op)| reads(op)).map(|(id, _)| *id).collect();
+        for op in reads {
+            if self.rng.one_in(2) {
+                self.drop_op(op);
+            }
+        }
+    }
+
     /// No faults from here on; everybody who wants to be here comes back.
     pub(crate) fn calm(&mut self) {
         self.chaos = false;
+        self.calm_since = self.now;
         self.store_down_until = 0;
         self.store_slow_until = 0;
+        self.heal_all();
         self.unstall();
         self.grant_all();
     }

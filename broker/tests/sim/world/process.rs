@@ -1,121 +1,38 @@
-//! A process: its mesh, its connections, its death.
+//! A process at work: what goes into its seat, and what comes out.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use broker::mesh::Mesh;
-use broker::mesh::io::{Command, ConnId, Effect, Held, Input, Numbered, ToEdge};
-use broker::model::Outcome;
+use broker::mesh::io::{Command, ConnId, Held, Input, Numbered, ToEdge};
+use broker::model::{Envelope, Outcome};
+use broker::seat::item::{Down, FromOwner, Item};
+use broker::seat::{Seat, SeatEffect, SeatInput};
 use protocol::MeshId;
 use protocol::client::{Request, Verb};
 use protocol::server::{Frame, Peer};
 
-use super::{Down, Event, Process, Work, World};
+use super::{Event, Mode, Work, World, skew};
 use crate::check::Outlet;
 use crate::client::MESH;
 use crate::faults::{Fault, Planted};
 
+/// A seat that nobody uses is forgotten after so long.
+const IDLE_MS: u64 = 30_000;
+
+/// What an owner lets go to connections, there and elsewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Let {
+    pub(crate) conns: Vec<ConnId>,
+    pub(crate) item: ToEdge,
+}
+
 impl World {
-    pub(crate) fn start(&mut self) {
-        let id = self.next_process;
-        self.next_process += 1;
-        let limits = self.forge_limits(self.limits);
-        let process = Process {
-            mesh: Mesh::new(MeshId::from(MESH), limits),
-            open: BTreeMap::new(),
-            held: BTreeMap::new(),
-            inbox: VecDeque::new(),
-            stepping: false,
-            tick_at: None,
-            frozen: false,
-        };
-        self.processes.insert(id, process);
-        self.check.owner_lost(self.now);
-        self.step_soon(id);
-    }
-
-    /// The process that new connections reach.
-    pub(crate) fn current(&self) -> Option<u64> {
-        self.processes.iter().rev().find(|(_, process)| !process.frozen).map(|(id, _)| *id)
-    }
-
-    pub(crate) fn crash(&mut self, process: u64) {
-        if self.processes.contains_key(&process) {
-            self.crashes += 1;
-            self.kill(process);
-        }
-    }
-
-    pub(super) fn kill(&mut self, process: u64) {
-        if self.processes.remove(&process).is_none() {
-            return;
-        }
-        self.check.owner_lost(self.now);
-        let sockets: Vec<_> =
-            self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
-        for socket in sockets {
-            self.down(socket, Down::Closed);
-            let now = self.now;
-            self.check.connection_ended(now, socket);
-            if let Some(state) = self.sockets.get_mut(&socket) {
-                state.process = 0;
-                state.lost_at.get_or_insert(now);
-            }
-        }
-        for op in self.ops.values_mut().filter(|op| op.process == process) {
-            op.orphan = true;
-        }
-        // A backend may finish what a dead client asked for, or roll it back when it notices.
-        let orphans: Vec<_> =
-            self.ops.iter().filter(|(_, op)| op.process == process).map(|(id, _)| *id).collect();
-        for op in orphans {
-            let begun = self.ops.get(&op).is_some_and(|op| op.running);
-            if !begun || self.rng.one_in(2) {
-                self.drop_op(op);
-            }
-        }
-        if self.processes.is_empty() {
-            let pause = if self.rng.one_in(4) { 20_000 } else { 1_500 };
-            let pause = self.rng.between(50, pause);
-            self.at(pause, Event::Start);
-        }
-    }
-
-    pub(crate) fn freeze_and_replace(&mut self, process: u64) {
-        let Some(state) = self.processes.get_mut(&process) else { return };
-        state.frozen = true;
-        let now = self.now;
-        for (id, socket) in self.sockets.iter_mut().filter(|(_, s)| s.process == process) {
-            socket.lost_at.get_or_insert(now);
-            self.check.connection_frozen(*id);
-        }
-        self.check.owner_lost(self.now);
-        self.fire(Fault::TwoProcesses);
-        self.start();
-        let pause = self.rng.between(200, 20_000);
-        self.at(pause, Event::Thaw(process));
-    }
-
-    pub(super) fn thaw(&mut self, process: u64) {
-        let Some(state) = self.processes.get_mut(&process) else { return };
-        state.frozen = false;
-        self.step_soon(process);
-        let sockets = self.sockets.iter().filter(|(_, s)| s.process == process);
-        for socket in sockets.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.read(socket);
-            self.pump(socket);
-        }
-        let notices = self.rng.between(500, 3_000);
-        self.at(notices, Event::ClaimLost(process));
-    }
-
     pub(super) fn mesh_tick(&mut self, process: u64) {
         let now = self.now;
         if let Some(state) = self.processes.get_mut(&process)
             && state.tick_at == Some(now)
         {
             state.tick_at = None;
-            self.input(process, Input::Tick);
+            self.input(process, SeatInput::Tick);
         }
     }
 
@@ -124,7 +41,7 @@ impl World {
         process.and_then(|p| self.processes.get(&p)).is_some_and(|p| p.frozen)
     }
 
-    pub(crate) fn input(&mut self, process: u64, input: Input) {
+    pub(crate) fn input(&mut self, process: u64, input: SeatInput) {
         if let Some(state) = self.processes.get_mut(&process) {
             state.inbox.push_back(input);
             self.step_soon(process);
@@ -142,57 +59,124 @@ impl World {
     }
 
     pub(super) fn mesh_step(&mut self, id: u64) {
-        let now = self.time();
+        let now = self.time(id);
         let Some(process) = self.processes.get_mut(&id) else { return };
         process.stepping = false;
         if process.frozen {
             return;
         }
         let inputs: Vec<_> = process.inbox.drain(..).collect();
+        let sight = self.sight(id);
         for input in inputs {
             self.trace(|| format!("process-{id} takes {input:?}"));
             let input = self.forge_input(input);
+            let sight = self.forge_sight(&sight, &input);
             if let Some(process) = self.processes.get_mut(&id) {
-                process.mesh.apply(now, input);
+                process.seat.apply(now, &sight, input);
             }
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
-        process.mesh.apply(now, Input::Tick);
-        let mut effects = process.mesh.drain(now);
-        let deadline = process.mesh.deadline();
-        self.forge_effects(id, &mut effects);
-        self.judge_pushes(id, &mut effects);
+        process.seat.apply(now, &sight, SeatInput::Tick);
+        let mut effects = process.seat.drain(now, &sight);
+        let forged = self.forge_effects(id, &mut effects);
+        self.judge(id, &mut effects, &forged);
         for effect in effects {
             self.trace(|| format!("process-{id} {effect:?}"));
             self.carry_out(id, effect);
         }
-        if let (Some(deadline), Some(process)) = (deadline, self.processes.get_mut(&id)) {
-            let due = deadline.max(self.now + 1);
-            if process.tick_at.is_none_or(|at| due < at) {
-                process.tick_at = Some(due);
-                self.at(due - self.now, Event::MeshTick(id));
+        for Let { conns, item } in forged {
+            conns.into_iter().for_each(|conn| self.tell(conn.process, conn, item.clone()));
+        }
+        self.tick_when_due(id);
+        self.look_for_owner();
+        self.check.bounds(self.now, self.processes.get(&id).map(|p| &p.seat));
+        self.rest(id);
+    }
+
+    fn tick_when_due(&mut self, id: u64) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(deadline) = process.seat.deadline() else { return };
+        let due = deadline.saturating_sub(skew(id)).max(self.now + 1);
+        if process.tick_at.is_none_or(|at| due < at) {
+            process.tick_at = Some(due);
+            self.at(due - self.now, Event::MeshTick(id));
+        }
+    }
+
+    /// A seat that nobody uses leaves memory, and with it what it knew.
+    fn rest(&mut self, id: u64) {
+        let busy = self.ops.values().any(|op| op.process == id && !op.orphan);
+        let limits = self.forge_limits(self.limits);
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        if busy || !process.seat.is_idle() || self.mode == Mode::Alone {
+            process.idle_since = None;
+            return;
+        }
+        if *process.idle_since.get_or_insert(self.now) + IDLE_MS > self.now {
+            return;
+        }
+        process.idle_since = None;
+        let effects = process.seat.leave();
+        process.seat = Seat::new(MeshId::from(MESH), id, limits, true);
+        self.fire(Fault::SeatForgotten);
+        effects.into_iter().for_each(|effect| self.carry_out(id, effect));
+        self.look_for_owner();
+    }
+
+    /// What leaves for peers for the first time.
+    fn letting(&mut self, id: u64, effects: &[SeatEffect]) -> Vec<Let> {
+        let mut all = Vec::new();
+        let owns = self.processes.get(&id).is_some_and(|process| process.seat.mesh().is_some());
+        for effect in effects {
+            match effect {
+            SeatEffect::Mirror(_) => {}
+                SeatEffect::Tell(conns, item) if owns => {
+                    all.push(Let { conns: conns.clone(), item: item.clone() });
+                }
+                SeatEffect::Say(to, Item::FromOwner(FromOwner::Down { link, number, down, .. })) => {
+                    let next = self.streamed.entry((id, to.clone(), *link)).or_default();
+                    if *number < *next {
+                        continue;
+                    }
+                    *next = *number + 1;
+                    if let Down::To(conns, item) = down {
+                        all.push(Let { conns: conns.clone(), item: item.clone() });
+                    }
+                }
+                _ => {}
             }
         }
-        self.check.bounds(self.now, self.processes.get(&id).map(|p| &p.mesh));
+        all
+    }
+
+    pub(crate) fn socket_of(&self, conn: ConnId) -> Option<u64> {
+        self.processes.get(&conn.process)?.open.get(&conn).copied()
     }
 
     /// What leaves must be allowed to, and disturb nobody who does not want to be. What the owner
     /// says of everybody's status is asked as a peer would ask.
-    fn judge_pushes(&mut self, id: u64, effects: &mut Vec<Effect>) {
-        if self.store.now.owner != id {
-            return;
-        }
+    fn judge(&mut self, id: u64, effects: &mut Vec<SeatEffect>, forged: &[Let]) {
+        let mut all = self.letting(id, effects);
+        all.extend_from_slice(forged);
         let mut disturbed = Vec::new();
-        for effect in effects.iter() {
-            let Effect::Push { conn, envelope, .. } = effect else { continue };
-            let open = self.processes.get(&id).and_then(|process| process.open.get(conn));
-            let Some((socket, state)) = open.and_then(|s| Some((*s, self.sockets.get(s)?))) else {
-                continue;
-            };
-            let to = Outlet { socket, identity: state.identity, client: state.client };
-            let session = self.clients[to.client].session_of(to.identity);
-            if self.check.leaves(self.now, &to, envelope) {
-                disturbed.push(session);
+        for Let { conns, item } in &all {
+            self.check.spoken(self.now, id, self.speaks_under(id));
+            match item {
+                ToEdge::Push { envelope, .. } if self.store.now.owner == id => {
+                    disturbed.extend(conns.iter().filter_map(|conn| self.pushes(*conn, envelope)));
+                }
+                ToEdge::Event(frame) => {
+                    if let Frame::Event(event) = &**frame {
+                        self.check.announced(self.now, event.event, &event.event_data);
+                    }
+                }
+                ToEdge::Attached { held, .. } => {
+                    let socket = self.socket_of(held.conn).and_then(|s| self.sockets.get(&s));
+                    if let Some(state) = socket {
+                        self.check.let_in(self.now, state.identity);
+                    }
+                }
+                _ => {}
             }
         }
         if !disturbed.is_empty() {
@@ -201,22 +185,39 @@ impl World {
         }
     }
 
+    fn speaks_under(&self, id: u64) -> Option<u64> {
+        self.processes.get(&id)?.seat.mesh()?.serving()
+    }
+
+    /// The session that a push disturbs.
+    fn pushes(&mut self, conn: ConnId, envelope: &Arc<Envelope>) -> Option<String> {
+        let socket = self.socket_of(conn)?;
+        let state = self.sockets.get(&socket)?;
+        let to = Outlet { socket, identity: state.identity, client: state.client };
+        let session = self.clients[to.client].session_of(to.identity);
+        self.check.leaves(self.now, &to, envelope).then_some(session)
+    }
+
     /// Everybody visible, as the owner sees them now.
-    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<Effect>) -> Vec<Peer> {
-        let now = self.time();
-        let conn = ConnId { process: u64::MAX, number: self.fresh() };
+    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<SeatEffect>) -> Vec<Peer> {
+        let now = self.time(id);
+        let conn = ConnId { process: id, number: u64::MAX - self.fresh() };
+        let sight = self.sight(id);
+        let Some(epoch) = self.speaks_under(id) else { return Vec::new() };
         let Some(process) = self.processes.get_mut(&id) else { return Vec::new() };
-        let Some(epoch) = process.mesh.serving() else { return Vec::new() };
         let command = Arc::new(Command::Request(Request { verb: Verb::ListPeers, req_id: None }));
         let asked = Numbered { conn, epoch, base: 0, number: 0, command };
-        process.mesh.apply(now, Input::Command(asked));
-        process.mesh.apply(now, Input::Lost(conn));
+        let inputs = [Input::Command(asked), Input::Lost(conn)];
+        for input in inputs {
+            process.seat.apply(now, &sight, SeatInput::Local(input));
+        }
         let mut seen = Vec::new();
-        for effect in process.mesh.drain(now) {
+        for effect in process.seat.drain(now, &sight) {
             match effect {
-                Effect::Result {
-                    conn: to, frame: Some(Frame::PeersList { peers, .. }), ..
-                } if to == conn => {
+                SeatEffect::Tell(
+                    to,
+                    ToEdge::Result { frame: Some(Frame::PeersList { peers, .. }), .. },
+                ) if to == [conn] => {
                     seen = peers;
                 }
                 other => effects.push(other),
@@ -225,68 +226,60 @@ impl World {
         seen
     }
 
-    pub(super) fn carry_out(&mut self, id: u64, effect: Effect) {
+    pub(super) fn carry_out(&mut self, id: u64, effect: SeatEffect) {
         match effect {
-            Effect::Activate { floor } => {
-                self.check.owner_lost(self.now);
-                self.op(id, Work::Activate { floor, snapshot: None, raised: None });
+            SeatEffect::Activate { term, floor } => {
+                if self.mode != Mode::Alone {
+                    self.check.activates(self.now, id);
+                }
+                self.op(id, term, Work::Activate { floor, snapshot: None, raised: None });
             }
-            Effect::Commit(commit) => {
+            SeatEffect::Commit { term, commit } => {
                 if self.planted == Some(Planted::AckBeforeCommit) {
-                    let early = Outcome::Committed { purged: 0 };
-                    self.input(id, Input::Committed(early));
+                    let early = Input::Committed(Outcome::Committed { purged: 0 });
+                    self.input(id, SeatInput::Store(term, early));
                 }
-                self.op(id, Work::Commit(commit));
+                self.op(id, term, Work::Commit(commit));
             }
-            Effect::Ask(ticket, question) => self.op(id, Work::Ask(ticket, question)),
-            Effect::Beat => self.op(id, Work::Beat),
-            Effect::Reset(epoch) => {
-                self.check.owner_found(self.now);
-                let open = self.processes.get(&id).map(|process| process.open.keys().copied());
-                let conns: Vec<_> = open.into_iter().flatten().collect();
-                for conn in conns {
-                    self.tell(id, conn, ToEdge::Reset(epoch));
-                }
+            SeatEffect::Ask { term, ticket, question } => {
+                self.op(id, term, Work::Ask(ticket, question));
             }
-            Effect::Attached { held, number, frame } => {
-                self.note_attached(id, &held);
-                self.tell(id, held.conn, ToEdge::Attached { held, number, frame });
+            SeatEffect::Beat => self.op(id, 0, Work::Beat),
+            SeatEffect::Forget => self.forget_ops(id),
+            SeatEffect::Tell(conns, item) => self.tell_all(id, &conns, &item),
+            SeatEffect::Say(to, item) => self.say(id, &to, item),
+            SeatEffect::SayAll(item) => self.say_all(id, &item),
+            SeatEffect::Superseded => self.kill(id),
+            SeatEffect::Shed => self.shed(id),
+            SeatEffect::Count(_) => {}
+        }
+    }
+
+    fn tell_all(&mut self, id: u64, conns: &[ConnId], item: &ToEdge) {
+        match item {
+            ToEdge::Attached { held, .. } => self.note_attached(id, held),
+            ToEdge::Push { envelope, .. } if self.planted == Some(Planted::ConfirmedByPush) => {
+                self.store.now.received_by_all(envelope.seq);
             }
-            Effect::Refused { conn, number, frame, close } => {
-                self.tell(id, conn, ToEdge::Refused { number, frame, close });
-            }
-            Effect::Result { conn, number, frame } => {
-                self.tell(id, conn, ToEdge::Result { number, frame });
-            }
-            Effect::Push { conn, envelope, hide_member } => {
-                if self.planted == Some(Planted::ConfirmedByPush) {
-                    self.store.now.received_by_all(envelope.seq);
-                }
-                self.tell(id, conn, ToEdge::Push { envelope, hide_member });
-            }
-            Effect::Broadcast { conns, frame } => {
-                if let Frame::Event(event) = &*frame {
-                    self.check.announced(self.now, event.event, &event.event_data);
-                }
-                for conn in conns {
-                    self.tell(id, conn, ToEdge::Event(frame.clone()));
-                }
-            }
-            Effect::Probe { conn, nonce } => self.tell(id, conn, ToEdge::Probe(nonce)),
-            Effect::Close { conn, close } => self.tell(id, conn, ToEdge::Close(close)),
-            Effect::Superseded => self.kill(id),
-            Effect::Count(_) => {}
+            _ => {}
+        }
+        for conn in conns {
+            self.tell(id, *conn, item.clone());
         }
     }
 
     fn note_attached(&mut self, id: u64, held: &Held) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(process) = self.processes.get(&id) else { return };
         let Some(socket) = process.open.get(&held.conn).copied() else { return };
-        process.held.insert(held.conn, held.clone());
+        let cut = process.cut_since.map(|_| self.now);
         if let Some(state) = self.sockets.get_mut(&socket) {
-            state.lost_at = None;
-            self.check.attached(self.now, state.identity, socket);
+            state.lost_at = cut;
+            self.check.attached(state.identity, socket);
             self.check.line_attached(self.now, socket);
+            match cut {
+                Some(since) => self.check.cut_off(state.identity, since),
+                None => self.check.joined_again(state.identity),
+            }
         }
     }
 }

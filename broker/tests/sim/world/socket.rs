@@ -3,22 +3,24 @@
 use std::collections::VecDeque;
 
 use broker::edge::session::{Action, EdgeLimits, Session};
+use broker::mesh::UNAVAILABLE;
 use broker::mesh::io::{Command, ConnId, Input, Numbered, ToEdge};
-use protocol::MeshId;
+use broker::seat::SeatInput;
+use protocol::{Close, MeshId, close};
 use protocol::client::Verb;
 use protocol::server::Frame;
 
-use super::{Down, Event, Socket, Up, World, next_conn};
+use super::{Down, Event, Socket, Up, World, next_conn, skew};
 use crate::client::MESH;
 
 impl World {
     pub(crate) fn connect(&mut self, client: usize) -> Option<u64> {
-        let process = self.current()?;
+        let process = self.pick_node()?;
         let id = self.next_socket;
         self.next_socket += 1;
         let conn = ConnId { process, number: id };
         let limits = EdgeLimits { hello_timeout_ms: 10_000 };
-        let session = Session::new(conn, next_conn, limits, self.time());
+        let session = Session::new(conn, next_conn, limits, self.time(process));
         let socket = Socket {
             process,
             client,
@@ -46,7 +48,7 @@ impl World {
         self.at(after, Event::ToServer(socket, up));
     }
 
-    pub(super) fn down(&mut self, socket: u64, down: Down) {
+    pub(crate) fn down(&mut self, socket: u64, down: Down) {
         let latency = self.rng.between(0, 15);
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         state.down_at = state.down_at.max(self.now + latency);
@@ -68,11 +70,12 @@ impl World {
     }
 
     pub(super) fn socket_tick(&mut self, socket: u64) {
-        let (now, frozen) = (self.time(), self.frozen_socket(socket));
+        let Some(process) = self.sockets.get(&socket).map(|state| state.process) else { return };
+        let (now, frozen, at) = (self.time(process), self.frozen_socket(socket), self.now);
         let Some(state) = self.sockets.get_mut(&socket) else { return };
-        if state.tick_at == Some(now.mono) {
+        if state.tick_at == Some(at) {
             state.tick_at = None;
-            if !frozen {
+            if !frozen && process != 0 {
                 state.session.tick(now);
                 self.pump(socket);
             }
@@ -81,7 +84,7 @@ impl World {
 
     /// The node reads what it wants to read.
     pub(super) fn read(&mut self, socket: u64) {
-        let now = self.time();
+        let at = self.now;
         loop {
             if self.frozen_socket(socket) {
                 return;
@@ -93,11 +96,12 @@ impl World {
             }
             let Some(up) = state.unread.pop_front() else { return };
             self.trace(|| format!("{} -> {up:?}", self.line(socket)));
+            let now = self.time(self.sockets[&socket].process);
             let Some(state) = self.sockets.get_mut(&socket) else { return };
             match up {
                 Up::Text(text) => {
                     if !state.session.is_closed() {
-                        self.check.asked(now.mono, socket, &text);
+                        self.check.asked(at, socket, &text);
                     }
                     state.session.frame(now, &text);
                 }
@@ -106,18 +110,18 @@ impl World {
                     let identity = state.identity;
                     state.session.closed(now, clean);
                     if clean {
-                        self.check.goodbye_read(now.mono, identity);
+                        self.check.goodbye_read(at, identity);
                     }
-                    self.check.connection_ended(now.mono, socket);
-                    self.check.departed(now.mono, identity, socket);
+                    self.check.connection_ended(at, socket);
+                    self.check.departed(at, identity, socket);
                 }
             }
             self.pump(socket);
         }
     }
 
-    pub(super) fn tell(&mut self, process: u64, conn: ConnId, item: ToEdge) {
-        let now = self.time();
+    pub(crate) fn tell(&mut self, process: u64, conn: ConnId, item: ToEdge) {
+        let now = self.time(process);
         let Some(socket) = self.processes.get(&process).and_then(|p| p.open.get(&conn).copied())
         else {
             return;
@@ -139,15 +143,15 @@ impl World {
                 Action::Open { conn, .. } => {
                     let Some(state) = self.processes.get_mut(&process) else { continue };
                     state.open.insert(conn, socket);
-                    if let Some(epoch) = state.mesh.serving() {
-                        self.tell(process, conn, ToEdge::Reset(epoch));
-                    }
+                    self.input(process, SeatInput::Open(conn));
                 }
                 Action::Up(numbered) => {
                     self.note_command(identity, &numbered);
-                    self.input(process, Input::Command(numbered));
+                    self.input(process, SeatInput::Local(Input::Command(numbered)));
                 }
-                Action::Pong(conn, nonce) => self.input(process, Input::Pong { conn, nonce }),
+                Action::Pong(conn, nonce) => {
+                    self.input(process, SeatInput::Local(Input::Pong { conn, nonce }));
+                }
                 Action::Write(frame) => {
                     if let Frame::Ack(ack) = &frame
                         && ack.queued
@@ -155,16 +159,25 @@ impl World {
                         self.check.acked(&ack.message_id, &self.store.now);
                     }
                     let text = frame.to_json();
+                    if is_instead(&frame) {
+                        self.check.unavailable(self.now, socket, &text);
+                    }
                     self.check.answered(self.now, socket, &text);
                     self.down(socket, Down::Text(text));
                 }
-                Action::WriteEvent(frame) => self.down(socket, Down::Text(frame.to_json())),
+                Action::WriteEvent(frame) => {
+                    self.forge_event(socket, &frame);
+                    self.down(socket, Down::Text(frame.to_json()));
+                }
                 Action::WritePush { envelope, .. } => {
                     let text = broker::edge::wire::push(&MeshId::from(MESH), &envelope, false);
                     self.down(socket, Down::Text(text));
                 }
                 Action::Ping(nonce) => self.down(socket, Down::Ping(nonce)),
                 Action::Close(_) | Action::Terminate => {
+                    if let Action::Close(close) = &action {
+                        self.judge_close(socket, *close);
+                    }
                     self.check.connection_ended(self.now, socket);
                     self.check.departed(self.now, identity, socket);
                     let now = self.now;
@@ -176,19 +189,32 @@ impl World {
                 Action::Shut(conn) => {
                     if let Some(state) = self.processes.get_mut(&process) {
                         state.open.remove(&conn);
-                        state.held.remove(&conn);
                     }
-                    self.input(process, Input::Lost(conn));
+                    self.input(process, SeatInput::Shut(conn));
                 }
                 Action::CountRejected(_) | Action::CountUnanswered | Action::ObserveAck(_) => {}
             }
         }
         if let (Some(deadline), Some(state)) = (deadline, self.sockets.get_mut(&socket)) {
-            let due = deadline.max(self.now + 1);
+            let due = deadline.saturating_sub(skew(process)).max(self.now + 1);
             if state.tick_at.is_none_or(|at| due < at) {
                 state.tick_at = Some(due);
                 self.at(due - self.now, Event::SocketTick(socket));
             }
+        }
+    }
+
+    /// Nobody is displaced but by a later hello of its own.
+    fn judge_close(&mut self, socket: u64, close: Close) {
+        if close != close::SESSION_REPLACED {
+            return;
+        }
+        let newer = self.sockets.iter().filter(|(id, state)| {
+            **id > socket && state.identity == self.sockets[&socket].identity
+        });
+        if newer.count() == 0 {
+            let now = self.now;
+            self.check.displaced(now, socket);
         }
     }
 
@@ -212,5 +238,14 @@ impl World {
                 self.receive(socket, down);
             }
         }
+    }
+}
+
+/// Whether an edge has answered in the owner's stead.
+fn is_instead(frame: &Frame) -> bool {
+    match frame {
+        Frame::Ack(ack) => ack.error.as_deref() == Some(UNAVAILABLE),
+        Frame::Error(error) => error.code == "unavailable",
+        _ => false,
     }
 }
