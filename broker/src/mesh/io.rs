@@ -137,6 +137,8 @@ pub struct Attach {
     pub profile: Profile,
     /// The hello's signature: it is accepted once.
     pub signature: Arc<str>,
+    /// When it was said, by the peer's clock.
+    pub said_at: i64,
 }
 
 /// A session's own key, as a hello claims it.

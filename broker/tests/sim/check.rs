@@ -225,6 +225,11 @@ impl Checker {
         self.presences.let_in(now, identity);
     }
 
+    /// A client asks who is here, and goes on from that.
+    pub(crate) fn watches_anew(&mut self, socket: u64) {
+        self.watchers.forget(socket);
+    }
+
     /// Somebody who has been here without a break must know who else is here.
     pub(crate) fn watched(&mut self, now: u64, watcher: &Watcher<'_>) {
         if let Some(missed) = self.watchers.missed(now, watcher, 2 * broker::mesh::BRIEF_MS) {

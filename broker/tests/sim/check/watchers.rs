@@ -38,6 +38,11 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl Watchers {
+    /// Whoever is attached anew asks who is here.
+    pub(super) fn forget(&mut self, socket: u64) {
+        self.words.remove(&socket);
+    }
+
     /// A peer was told of another.
     pub(super) fn told(&mut self, socket: u64, frame: &Value) -> Result<(), String> {
         let text = |name: &str| frame["eventData"][name].as_str().unwrap_or_default().to_owned();
