@@ -179,10 +179,24 @@ impl Mesh {
                 && !std::mem::replace(&mut lease.announced, true)
             {
                 self.news.retain(|(_, other)| *other != no);
-                self.tell_arrival(now, no);
+                self.tell_arrival_elsewhere(now, no, edge.process);
             }
         }
         self.tell_missed(now, edge);
+    }
+
+    /// The peers of one edge know already.
+    fn tell_arrival_elsewhere(&mut self, now: Now, no: LeaseNo, process: u64) {
+        let draw = self.draw();
+        let Some(lease) = self.roster.get(no) else { return };
+        let (event, told) = (lease.arrival(), lease.told());
+        let others = self.concerned(event, &told).filter(|conn| conn.process != process);
+        let conns: Vec<_> = others.collect();
+        if !conns.is_empty() {
+            let frame = Arc::new(events::presence(&self.id, event, lease, draw, now));
+            self.out.push(Effect::Broadcast { conns, frame });
+        }
+        self.out.push(Effect::News { process: None, news: News::Here(told) });
     }
 
     /// A connection that was here goes on; so does one that comes back from a node thought lost.
