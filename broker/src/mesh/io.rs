@@ -43,9 +43,7 @@ impl fmt::Display for ConnId {
 }
 
 /// The order of attaches of one presence: the highest wins, whatever arrives when.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Generation {
     /// Of the owner that attached it.
     pub epoch: Epoch,
@@ -432,10 +430,13 @@ pub enum Effect {
         /// What.
         frame: Arc<Frame>,
     },
-    /// What edges must remember, behind the events that told it.
+    /// What edges must remember, and the events that tell it: both or neither, or peers are told
+    /// twice, or never.
     News {
         /// Of which process; of all if that is not said.
         process: Option<u64>,
+        /// Events, and for whom.
+        events: Vec<(Vec<ConnId>, Arc<Frame>)>,
         /// What.
         news: News,
     },

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::actor::{Actor, Node};
 use super::state::SeatInput;
-use crate::mesh::io::{ConnId, Input, ToEdge};
 use crate::mesh::Hook;
+use crate::mesh::io::{ConnId, Input, ToEdge};
 use crate::model::{HookPresence, Joined, Joining, NewPending};
 use crate::store::StoreError;
 

@@ -17,9 +17,9 @@ use router::membership::View;
 use router::node::NodeKey;
 
 use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
-use super::owner::{Books, Owner};
+use super::owner::{Books, Owner, events_for};
 use super::relay::{Heard, Relay};
-use crate::mesh::io::{ConnId, Count, Effect, Input, Ms, Now, Question, Ticket, ToEdge};
+use crate::mesh::io::{ConnId, Count, Effect, Input, Ms, News, Now, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Mesh};
 use crate::model::{Epoch, MeshCommit};
 
@@ -414,11 +414,11 @@ impl Seat {
                 let lines = self.lines.iter().copied().collect();
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
             }
-            Effect::News { process, news } => {
+            Effect::News { process, events, news } => {
+                owner.tell_news(process, &events, &news);
                 if process.is_none_or(|process| process == self.process) {
-                    self.books.remember(&news);
+                    self.know(events_for(self.process, &events), &news);
                 }
-                owner.tell_edges(process, &Down::News(news));
             }
             Effect::Attached { held, number, frame } => {
                 let conn = held.conn;
@@ -451,6 +451,11 @@ impl Seat {
         if !here.is_empty() {
             self.tell_here(here, item);
         }
+    }
+
+    fn know(&mut self, events: Vec<(Vec<ConnId>, ToEdge)>, news: &News) {
+        self.books.remember(news);
+        self.out.extend(events.into_iter().map(|(conns, item)| SeatEffect::Tell(conns, item)));
     }
 
     fn tell_here(&mut self, conns: Vec<ConnId>, item: ToEdge) {
@@ -676,7 +681,7 @@ impl Seat {
                 let lines = self.lines.iter().copied().collect();
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
             }
-            Heard::Down(Down::News(news)) => self.books.remember(&news),
+            Heard::Down(Down::News { events, news }) => self.know(events, &news),
             Heard::Down(Down::To(conns, item)) => self.tell_here(conns, item),
         }
     }

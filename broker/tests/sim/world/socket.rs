@@ -6,9 +6,9 @@ use broker::edge::session::{Action, EdgeLimits, Session};
 use broker::mesh::UNAVAILABLE;
 use broker::mesh::io::{Command, ConnId, Input, Numbered, ToEdge};
 use broker::seat::SeatInput;
-use protocol::{Close, MeshId, close};
 use protocol::client::Verb;
 use protocol::server::Frame;
+use protocol::{Close, MeshId, close};
 
 use super::{Down, Event, Socket, Up, World, next_conn, skew};
 use crate::client::MESH;
