@@ -30,8 +30,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Secret;
-use crate::seat::handle::Directory;
 use crate::mesh::io::Ms;
+use crate::seat::handle::Directory;
 use crate::telemetry::Metrics;
 
 /// What all sockets of a node share.

@@ -34,9 +34,9 @@ mod tests;
 
 pub use activation::ANNOUNCE_MS;
 pub use attach::BRIEF_MS;
+pub(crate) use audit::Verifier;
 pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use facts::FRESH_MS;
-pub(crate) use audit::Verifier;
 pub use hook::Hook;
 pub use limits::{Limits, REPLAY_MS};
 pub use roster::{CONTEST_MS, CONTEST_TIMES};

@@ -21,8 +21,8 @@ use super::Edge;
 use super::half_open::Place;
 use super::session::{Action, EdgeLimits, Session};
 use super::wire;
-use crate::seat::handle::{Gone, Handle};
 use crate::mesh::io::{ConnId, Input, ToEdge};
+use crate::seat::handle::{Gone, Handle};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
 
 /// Items taken from the outbox, or frames read, before their consequences are written.

@@ -21,9 +21,9 @@ use crate::model::{Claim, Identity, Member, Place, Write};
 /// A one-shot command that says goodbye sooner is nobody's news, and holds no place: in
 /// milliseconds after its hello.
 pub const BRIEF_MS: Ms = 2_000;
-/// A hello waits for its owner for 8 s, and a little on its way. What is much older comes from
-/// another clock.
-const WAITED_MS: i64 = 10_000;
+/// A hello waits for its owner for 8 s, or as long as its edge stands still. What is much older
+/// comes from another clock.
+const WAITED_MS: i64 = 60_000;
 /// The channel of one-shot commands.
 const BRIEF_CHANNEL: &str = "claude-code";
 
@@ -126,8 +126,8 @@ impl Mesh {
         if let Found::Lease(no) | Found::Contested(no) = found
             && self.is_overtaken(no, conn, &arrival.attach)
         {
-            let close = close::SESSION_REPLACED;
-            return self.out.push(Effect::Refused { conn, number, frame: None, close });
+            let text = "this session has said hello again since";
+            return self.turn_down(conn, number, "unavailable", text, close::UNAVAILABLE);
         }
         if let Found::Leaving(no) = found {
             self.arrivals.insert(conn, arrival);
@@ -167,12 +167,13 @@ impl Mesh {
         }
     }
 
-    /// Whether whoever is here said hello after this one, which has waited: the peer has given that
-    /// connection up since, and must not be displaced by its own past.
+    /// Whether the session has said hello since, and was answered: it has given up the connection on
+    /// which this hello waited, and must not be displaced by its own past. It need not be online: its
+    /// edge may not have announced itself yet.
     fn is_overtaken(&self, no: LeaseNo, conn: ConnId, attach: &Attach) -> bool {
         self.roster.get(no).is_some_and(|lease| {
             let later = lease.record.said_at.saturating_sub(attach.said_at);
-            lease.conn().is_some_and(|other| other != conn) && (1..=WAITED_MS).contains(&later)
+            lease.conn() != Some(conn) && (1..=WAITED_MS).contains(&later)
         })
     }
 
@@ -329,7 +330,7 @@ impl Mesh {
     pub(super) fn tell_arrival(&mut self, now: Now, no: LeaseNo) {
         let Some(lease) = self.roster.get(no) else { return };
         let (event, told) = (lease.arrival(), lease.told());
-        self.announce(now, event, no);
-        self.out.push(Effect::News { process: None, news: News::Here(told) });
+        let events = self.event(now, event, no).into_iter().collect();
+        self.out.push(Effect::News { process: None, events, news: News::Here(told) });
     }
 }

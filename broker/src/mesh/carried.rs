@@ -26,11 +26,16 @@ impl From<Text> for Frame {
 pub(super) mod frame {
     use super::*;
 
-    pub(in crate::mesh) fn serialize<S: Serializer>(frame: &Frame, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::mesh) fn serialize<S: Serializer>(
+        frame: &Frame,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         Text::from(frame).serialize(to)
     }
 
-    pub(in crate::mesh) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Frame, D::Error> {
+    pub(in crate::mesh) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Frame, D::Error> {
         Text::deserialize(from).map(Frame::from)
     }
 }
@@ -74,11 +79,16 @@ pub(super) mod event {
 pub(super) mod close {
     use super::*;
 
-    pub(in crate::mesh) fn serialize<S: Serializer>(close: &Close, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::mesh) fn serialize<S: Serializer>(
+        close: &Close,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         (close.code, close.reason).serialize(to)
     }
 
-    pub(in crate::mesh) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Close, D::Error> {
+    pub(in crate::mesh) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Close, D::Error> {
         let (code, reason) = <(u16, String)>::deserialize(from)?;
         Ok(Close::named(code, &reason))
     }

@@ -271,7 +271,9 @@ impl Mesh {
         match self.phase {
             Phase::Pausing { until } if until <= now.mono => self.activate(),
             Phase::Active => {
-                while let Some(no) = self.roster.over(now.mono).filter(|_| self.patience <= now.mono) {
+                while let Some(no) =
+                    self.roster.over(now.mono).filter(|_| self.patience <= now.mono)
+                {
                     self.leave(now, no, Left::default());
                 }
                 while self.end_working(now.mono) {}
