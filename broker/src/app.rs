@@ -30,7 +30,7 @@ use crate::model::ENVELOPE_TTL_MS;
 use crate::seat::handle::Directory;
 use crate::seat::{Alone, Cluster, Node};
 use crate::store::committer::{Committer, Observe, Round};
-use crate::store::{Claim, Store, open};
+use crate::store::{Claim, Store, StoreError, open};
 use crate::telemetry::Metrics;
 
 /// How often the store is asked whether it takes writes.
@@ -397,13 +397,15 @@ impl Observe for CommitMetrics {
 // --- chores --------------------------------------------------------------------------------
 
 async fn canary(edge: Arc<Edge>, store: Arc<dyn Store>, nodes: Option<Arc<Nodes>>) {
-    let mut failed_since = None;
+    let mut failed_since: Option<Instant> = None;
     let mut every = interval(CANARY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_up = true;
     loop {
         every.tick().await;
-        let healthy = store.healthy().await;
+        let asked = Instant::now();
+        let late = |_| Err(StoreError::Unavailable(format!("no answer in {STORE_BLIND:?}")));
+        let healthy = timeout(STORE_BLIND, store.healthy()).await.unwrap_or_else(late);
         let up = healthy.is_ok();
         if up != was_up {
             match healthy {
@@ -414,16 +416,9 @@ async fn canary(edge: Arc<Edge>, store: Arc<dyn Store>, nodes: Option<Arc<Nodes>
         was_up = up;
         edge.readiness.set_store_up(up);
         edge.metrics.set_db_healthy(up);
+        failed_since = if up { None } else { failed_since.or(Some(asked)) };
         if let Some(nodes) = &nodes {
-            let since = if up {
-                failed_since.take();
-                None
-            } else {
-                failed_since
-            };
-            let since = since.or_else(|| (!up).then(Instant::now));
-            failed_since = since;
-            let blind = since.is_some_and(|at: Instant| at.elapsed() >= STORE_BLIND);
+            let blind = failed_since.is_some_and(|at| at.elapsed() >= STORE_BLIND);
             nodes.set_state(if blind { State::StoreBlind } else { State::Serving });
         }
     }

@@ -49,6 +49,7 @@ pub fn hello(hello: Hello, wall: i64) -> Result<Attach, Rejection> {
         session: session.map_or(SessionKey::Absent, |key| SessionKey::Claimed(key.into())),
         profile: hello.profile,
         signature: hello.signature.to_ascii_lowercase().into(),
+        said_at: hello.timestamp,
     })
 }
 
@@ -78,6 +79,7 @@ pub fn session_hello(hello: SessionHello, wall: i64) -> Result<Attach, Rejection
         session: SessionKey::Proven(hello.session_pubkey.into()),
         profile: hello.profile,
         signature: hello.signature.to_ascii_lowercase().into(),
+        said_at: hello.timestamp,
     })
 }
 

@@ -50,13 +50,15 @@ impl Mesh {
         self.chain = Chain::after(from.audit_hash);
         self.pipeline = Pipeline::default();
         let before = std::mem::take(&mut self.roster);
-        self.delivery = Delivery::load(from.queues, self.delivery.tickets());
+        self.delivery = Delivery::load(from.queues, self.delivery.tickets(), self.epoch);
         self.arrivals.clear();
         self.late.clear();
         self.asked.clear();
         self.stalled.clear();
         self.inbound.clear();
         self.facts = Facts::default();
+        // Bans that are not durable are no reason to keep anything from anybody.
+        self.revoked.clear();
         self.expiries = Expiries::default();
         self.news.clear();
         self.beat_at = None;
@@ -84,6 +86,9 @@ impl Mesh {
     }
 
     fn await_grants(&mut self) {
+        if self.facts.awaits_grants() {
+            return;
+        }
         self.facts.await_grants();
         self.ask(Question::Grants, Asked::Fact(Fact::Grants));
     }
@@ -120,14 +125,14 @@ impl Mesh {
     fn tell_missed(&mut self, now: Now, edge: &Edge) {
         let ours = |conn: &ConnId| conn.process == edge.process;
         let told: HashSet<_> = edge.told.iter().map(|told| &told.presence).collect();
+        let mut events = Vec::new();
         for gone in &edge.told {
             if self.roster.of_presence(&gone.presence).is_some() {
                 continue;
             }
             let conns: Vec<_> = self.concerned("peer_left", gone).filter(ours).collect();
             if !conns.is_empty() {
-                let frame = Arc::new(events::left(&self.id, gone, now));
-                self.out.push(Effect::Broadcast { conns, frame });
+                events.push((conns, Arc::new(events::left(&self.id, gone, now))));
             }
         }
         let draw = self.draw();
@@ -138,13 +143,13 @@ impl Mesh {
             let event = lease.arrival();
             let conns: Vec<_> = self.concerned(event, &lease.told()).filter(ours).collect();
             if !conns.is_empty() {
-                let frame = Arc::new(events::presence(&self.id, event, lease, draw, now));
-                self.out.push(Effect::Broadcast { conns, frame });
+                let frame = events::presence(&self.id, event, lease, draw, now);
+                events.push((conns, Arc::new(frame)));
             }
         }
         let announced = self.roster.iter().filter(|(_, lease)| lease.announced);
-        let all = News::All(announced.map(|(_, lease)| lease.told()).collect());
-        self.out.push(Effect::News { process: Some(edge.process), news: all });
+        let news = News::All(announced.map(|(_, lease)| lease.told()).collect());
+        self.out.push(Effect::News { process: Some(edge.process), events, news });
     }
 
     /// An edge comes, or comes back: what it holds goes on, and what was under way is asked again.
@@ -154,6 +159,7 @@ impl Mesh {
         self.arrivals.retain(|conn, _| !ours(conn));
         let mut held: HashMap<_, _> = self.newest(edge.held.iter().cloned()).into_iter().collect();
         let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
+        let mut resumed = false;
         for no in leases {
             let Some(lease) = self.roster.get(no) else { continue };
             let claim = held.remove(&lease.presence);
@@ -166,7 +172,10 @@ impl Mesh {
                     self.out
                         .push(Effect::Close { conn: held.conn, close: close::SESSION_REPLACED });
                 }
-                (hold, Some(held)) => self.resume(now, no, hold, held.conn),
+                (hold, Some(held)) => {
+                    self.resume(now, no, hold, held.conn);
+                    resumed = true;
+                }
                 // Its hello is still being answered, or comes again.
                 (Hold::Online { conn, answered: true }, None) if ours(&conn) => {
                     self.away(now, no, 0, Then::Settled);
@@ -179,16 +188,28 @@ impl Mesh {
         for conn in orphans {
             self.out.push(Effect::Close { conn, close: close::UNAVAILABLE });
         }
+        if resumed && !self.facts.knows_grants() {
+            self.await_grants();
+        }
         for told in &edge.told {
             if let Some(no) = self.roster.of_presence(&told.presence)
                 && let Some(lease) = self.roster.get_mut(no)
                 && !std::mem::replace(&mut lease.announced, true)
             {
                 self.news.retain(|(_, other)| *other != no);
-                self.tell_arrival(now, no);
+                self.tell_arrival_elsewhere(now, no, edge.process);
             }
         }
         self.tell_missed(now, edge);
+    }
+
+    /// The peers of one edge know already.
+    fn tell_arrival_elsewhere(&mut self, now: Now, no: LeaseNo, process: u64) {
+        let Some(lease) = self.roster.get(no) else { return };
+        let (event, told) = (lease.arrival(), lease.told());
+        let mut events: Vec<_> = self.event(now, event, no).into_iter().collect();
+        events.iter_mut().for_each(|(conns, _)| conns.retain(|conn| conn.process != process));
+        self.out.push(Effect::News { process: None, events, news: News::Here(told) });
     }
 
     /// A connection that was here goes on; so does one that comes back from a node thought lost.

@@ -21,6 +21,9 @@ use crate::model::{Claim, Identity, Member, Place, Write};
 /// A one-shot command that says goodbye sooner is nobody's news, and holds no place: in
 /// milliseconds after its hello.
 pub const BRIEF_MS: Ms = 2_000;
+/// A hello waits for its owner for 8 s, or as long as its edge stands still. What is much older
+/// comes from another clock.
+const WAITED_MS: i64 = 60_000;
 /// The channel of one-shot commands.
 const BRIEF_CHANNEL: &str = "claude-code";
 
@@ -120,6 +123,12 @@ impl Mesh {
             return self.turn_down(conn, number, "kicked", text, close::KICKED);
         }
         let found = self.roster.find(&key, now.mono);
+        if let Found::Lease(no) | Found::Contested(no) = found
+            && self.is_overtaken(no, conn, &arrival.attach)
+        {
+            let text = "this session has said hello again since";
+            return self.turn_down(conn, number, "unavailable", text, close::UNAVAILABLE);
+        }
         if let Found::Leaving(no) = found {
             self.arrivals.insert(conn, arrival);
             self.late.entry(no).or_default().push(conn);
@@ -156,6 +165,16 @@ impl Mesh {
                 self.join(now, conn, number, (&arrival.attach, key, true), &member, &identity);
             }
         }
+    }
+
+    /// Whether the session has said hello since, and was answered: it has given up the connection on
+    /// which this hello waited, and must not be displaced by its own past. It need not be online: its
+    /// edge may not have announced itself yet.
+    fn is_overtaken(&self, no: LeaseNo, conn: ConnId, attach: &Attach) -> bool {
+        self.roster.get(no).is_some_and(|lease| {
+            let later = lease.record.said_at.saturating_sub(attach.said_at);
+            lease.conn() != Some(conn) && (1..=WAITED_MS).contains(&later)
+        })
     }
 
     /// A lease ends for one that is to follow it.
@@ -230,7 +249,7 @@ impl Mesh {
             lease.note_replaced(now.mono);
             self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
         }
-        lease.refresh(&attach.profile, generation);
+        lease.refresh(attach, generation);
         lease.heard = now.mono;
         if let Some(member) = &identity.member {
             lease.record.moderator = member.may_moderate();
@@ -311,7 +330,7 @@ impl Mesh {
     pub(super) fn tell_arrival(&mut self, now: Now, no: LeaseNo) {
         let Some(lease) = self.roster.get(no) else { return };
         let (event, told) = (lease.arrival(), lease.told());
-        self.announce(now, event, no);
-        self.out.push(Effect::News { process: None, news: News::Here(told) });
+        let events = self.event(now, event, no).into_iter().collect();
+        self.out.push(Effect::News { process: None, events, news: News::Here(told) });
     }
 }

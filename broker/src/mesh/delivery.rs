@@ -27,7 +27,7 @@ use super::io::{Ms, Question, Ticket};
 use super::queue::{Head, PAGE_BYTES, PAGE_ROWS, Queue};
 use super::roster::LeaseNo;
 use crate::model::{
-    Confirm, Envelope, Lane, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Seq,
+    Confirm, Envelope, Epoch, Lane, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Seq,
 };
 
 /// Envelopes a mesh holds in memory, in bytes; what does not fit is read back when it is due. Where
@@ -62,13 +62,15 @@ pub(crate) struct Delivery {
     reserved: usize,
     bytes: usize,
     tickets: Ticket,
+    /// Nonces are above this: a pong may answer a probe of an owner before.
+    nonces: u64,
 }
 
 impl Delivery {
     /// Starts from what the store holds. Tickets go on from those of the life before.
-    pub(crate) fn load(queues: Vec<(QueueId, Seq)>, tickets: Ticket) -> Self {
+    pub(crate) fn load(queues: Vec<(QueueId, Seq)>, tickets: Ticket, epoch: Epoch) -> Self {
         let queues = queues.into_iter().map(|(id, tail)| (id, Queue::stored(tail))).collect();
-        Self { queues, tickets, ..Self::default() }
+        Self { queues, tickets, nonces: epoch << 32, ..Self::default() }
     }
 
     /// Bytes of envelopes in memory.
@@ -290,6 +292,7 @@ impl Delivery {
 
     /// A probe came back: everything pushed before it has reached the peer's endpoint.
     pub(crate) fn ponged(&mut self, no: LeaseNo, nonce: u64) -> Vec<Confirm> {
+        let Some(nonce) = nonce.checked_sub(self.nonces) else { return Vec::new() };
         let Some(outlet) = self.outlets.get_mut(&no) else { return Vec::new() };
         if !outlet.by_pong || outlet.probe != Some(nonce) {
             return Vec::new();
@@ -429,7 +432,7 @@ impl Delivery {
         }
         if outlet.by_pong && !outlet.overdue.is_empty() {
             outlet.probe = Some(outlet.pushes);
-            out.push(Out::Probe { to: no, nonce: outlet.pushes });
+            out.push(Out::Probe { to: no, nonce: self.nonces + outlet.pushes });
         }
         while outlet.overdue.len() > OVERDUE_ENVELOPES {
             let Some((_, (_, place))) = outlet.overdue.pop_first() else { break };
@@ -445,7 +448,7 @@ impl Delivery {
         let waited = oldest.at + PROBE_MS <= now;
         if outlet.by_pong && outlet.probe.is_none() && (waited || outlet.is_full()) {
             outlet.probe = Some(outlet.pushes);
-            out.push(Out::Probe { to: no, nonce: outlet.pushes });
+            out.push(Out::Probe { to: no, nonce: self.nonces + outlet.pushes });
         }
     }
 

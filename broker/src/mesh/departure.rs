@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use protocol::server::Frame;
 use serde_json::json;
 
 use super::io::{ConnId, Effect, Ms, News, Now, Told};
@@ -59,13 +60,12 @@ impl Mesh {
     /// The departure is durable: everything the presence owned is freed, here and nowhere else.
     pub(super) fn left(&mut self, now: Now, no: LeaseNo) {
         let announced = self.roster.get(no).is_some_and(|lease| lease.announced);
-        if announced {
-            self.announce(now, "peer_left", no);
-        }
+        let events = self.event(now, "peer_left", no).filter(|_| announced);
         let Some(lease) = self.roster.remove(no) else { return };
         if announced {
             let news = News::Gone(lease.presence.clone());
-            self.out.push(Effect::News { process: None, news });
+            let events = events.into_iter().collect();
+            self.out.push(Effect::News { process: None, events, news });
         }
         self.delivery.close(no, matches!(lease.own(), Recipient::Presence(_)));
         for conn in self.late.remove(&no).unwrap_or_default() {
@@ -76,13 +76,23 @@ impl Mesh {
 
     /// Tells the others.
     pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
-        let draw = self.draw();
-        let Some(subject) = self.roster.get(no) else { return };
-        let conns: Vec<_> = self.concerned(event, &subject.told()).collect();
-        if !conns.is_empty() {
-            let frame = Arc::new(events::presence(&self.id, event, subject, draw, now));
+        if let Some((conns, frame)) = self.event(now, event, no) {
             self.out.push(Effect::Broadcast { conns, frame });
         }
+    }
+
+    /// What there is to tell, and whom; nothing if it concerns nobody.
+    pub(super) fn event(
+        &mut self,
+        now: Now,
+        event: &'static str,
+        no: LeaseNo,
+    ) -> Option<(Vec<ConnId>, Arc<Frame>)> {
+        let draw = self.draw();
+        let subject = self.roster.get(no)?;
+        let conns: Vec<_> = self.concerned(event, &subject.told()).collect();
+        let frame = || Arc::new(events::presence(&self.id, event, subject, draw, now));
+        (!conns.is_empty()).then(|| (conns, frame()))
     }
 
     /// Whom an event concerns. A session concerns everybody, and so does who can be seen; a member's

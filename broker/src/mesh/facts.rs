@@ -54,6 +54,11 @@ impl Facts {
         self.awaits_grants = true;
     }
 
+    /// Whether this owner has ever read what all members let others do.
+    pub(crate) fn knows_grants(&self) -> bool {
+        self.read_at.contains_key(&Fact::Grants)
+    }
+
     pub(crate) fn awaits_grants(&self) -> bool {
         self.awaits_grants
     }

@@ -95,6 +95,7 @@ pub(super) fn record(
         visible: true,
         connected_at,
         generation,
+        said_at: attach.said_at,
         status: Status::Idle,
         source: Source::Jsonl,
         summary: None,

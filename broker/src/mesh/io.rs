@@ -135,6 +135,8 @@ pub struct Attach {
     pub profile: Profile,
     /// The hello's signature: it is accepted once.
     pub signature: Arc<str>,
+    /// When it was said, by the peer's clock.
+    pub said_at: i64,
 }
 
 /// A session's own key, as a hello claims it.
@@ -431,10 +433,13 @@ pub enum Effect {
         /// What.
         frame: Arc<Frame>,
     },
-    /// What edges must remember, behind the events that told it.
+    /// What edges must remember, and the events that tell it: both or neither, or peers are told
+    /// twice, or never.
     News {
         /// Of which process; of all if that is not said.
         process: Option<u64>,
+        /// Events, and for whom.
+        events: Vec<(Vec<ConnId>, Arc<Frame>)>,
         /// What.
         news: News,
     },

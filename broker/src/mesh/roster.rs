@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use protocol::client::{Group, PeerProfile, Profile, Stats, Status};
+use protocol::client::{Group, PeerProfile, Stats, Status};
 use protocol::{MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub(crate) struct Record {
     /// Milliseconds since the Unix epoch.
     pub(crate) connected_at: i64,
     pub(crate) generation: Generation,
+    /// When its last hello was said, by the peer's clock.
+    #[serde(default)]
+    pub(crate) said_at: i64,
     #[serde(default)]
     pub(crate) status: Status,
     #[serde(default)]
@@ -221,7 +224,8 @@ impl Lease {
     }
 
     /// A returning session may bring another name, directory or session id.
-    pub(crate) fn refresh(&mut self, profile: &Profile, generation: Generation) {
+    pub(crate) fn refresh(&mut self, attach: &Attach, generation: Generation) {
+        let profile = &attach.profile;
         let record = &mut self.record;
         if let Some(name) = given(profile.display_name.as_ref()) {
             record.name = name.as_str().into();
@@ -230,6 +234,7 @@ impl Lease {
         record.cwd.clone_from(&profile.cwd);
         record.pid = profile.pid;
         record.generation = generation;
+        record.said_at = attach.said_at;
         self.sender = Arc::new(Sender { name: record.name.clone(), ..(*self.sender).clone() });
     }
 

@@ -114,6 +114,7 @@ impl Scene {
             session: SessionKey::Absent,
             profile: Profile { session_id: format!("session-{who}"), ..Profile::default() },
             signature: format!("signature-{number}").into(),
+            said_at: 0,
         };
         self.greet_with(number, attach);
     }
@@ -261,6 +262,7 @@ fn a_command_that_is_gone_at_once_is_nobodys_news_in_a_new_epoch_either() {
         session: SessionKey::Claimed("key".into()),
         profile: Profile { session_id, channel, ..Profile::default() },
         signature: "signature".into(),
+        said_at: 0,
     };
     scene.greet_with(2, attach);
     let held = scene.attached();

@@ -127,8 +127,13 @@ pub enum Down {
     Reset(Epoch),
     /// For these connections.
     To(Vec<ConnId>, ToEdge),
-    /// For the edge to remember.
-    News(News),
+    /// For the edge to remember, and what its peers are told of it.
+    News {
+        /// For whom, and what.
+        events: Vec<(Vec<ConnId>, ToEdge)>,
+        /// What to remember.
+        news: News,
+    },
 }
 
 impl Item {
@@ -162,8 +167,11 @@ impl Down {
         match self {
             Self::Reset(_) => 64,
             Self::To(conns, item) => 16 * conns.len() + item.bytes(),
-            Self::News(News::All(all)) => 64 + 256 * all.len(),
-            Self::News(_) => 256,
+            Self::News { events, news } => {
+                let told = events.iter().map(|(conns, item)| 16 * conns.len() + item.bytes());
+                let all = if let News::All(all) = news { all.len() } else { 1 };
+                told.sum::<usize>() + 64 + 256 * all
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The owner's end of the links: a mesh that runs here, and the edges it serves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use protocol::PresenceId;
+use protocol::server::Frame;
 use router::link::Verdict;
 use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
@@ -173,6 +175,21 @@ impl Owner {
         }
     }
 
+    /// What all edges must remember, or one, each with what is for its own connections.
+    pub(super) fn tell_news(
+        &mut self,
+        process: Option<u64>,
+        events: &[(Vec<ConnId>, Arc<Frame>)],
+        news: &News,
+    ) {
+        for link in self.links.values_mut() {
+            if process.is_none_or(|process| process == link.process) {
+                let events = events_for(link.process, events);
+                link.push(Down::News { events, news: news.clone() });
+            }
+        }
+    }
+
     fn link_to(&mut self, process: u64) -> Option<&mut Link> {
         self.links.get_mut(self.processes.get(&process)?)
     }
@@ -206,7 +223,7 @@ impl Owner {
 
 impl Link {
     fn push(&mut self, down: Down) {
-        if let Down::News(news) = &down {
+        if let Down::News { news, .. } = &down {
             self.books.remember(news);
         }
         let bytes = down.bytes();
@@ -263,6 +280,18 @@ impl Books {
     pub(super) fn forget(&mut self) {
         self.told.clear();
     }
+}
+
+/// Of events for many, what concerns the connections of one process.
+pub(super) fn events_for(
+    process: u64,
+    events: &[(Vec<ConnId>, Arc<Frame>)],
+) -> Vec<(Vec<ConnId>, ToEdge)> {
+    let theirs = |conns: &[ConnId]| -> Vec<_> {
+        conns.iter().copied().filter(|conn| conn.process == process).collect()
+    };
+    let told = events.iter().map(|(conns, frame)| (theirs(conns), ToEdge::Event(frame.clone())));
+    told.filter(|(conns, _)| !conns.is_empty()).collect()
 }
 
 fn input(up: Up) -> Input {

@@ -18,9 +18,9 @@ use router::node::NodeKey;
 
 use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
 use super::mirror;
-use super::owner::{Books, Owner};
+use super::owner::{Books, Owner, events_for};
 use super::relay::{Heard, Relay};
-use crate::mesh::io::{ConnId, Count, Effect, Input, Ms, Now, Question, Ticket, ToEdge};
+use crate::mesh::io::{ConnId, Count, Effect, Input, Ms, News, Now, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Mesh};
 use crate::model::{Epoch, LeaseRow, MeshCommit, Outcome, Write};
 
@@ -149,7 +149,7 @@ pub struct Seat {
     highest: Epoch,
     /// Who showed it, unless the ring has changed its mind since.
     claimed: Option<NodeKey>,
-    /// Whom the ring names.
+    /// Whom the ring named when somebody else showed it, if that was another.
     named: Option<NodeKey>,
     fenced_at: Option<Ms>,
     retake_at: Ms,
@@ -480,11 +480,11 @@ impl Seat {
                 let lines = self.lines.iter().copied().collect();
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
             }
-            Effect::News { process, news } => {
+            Effect::News { process, events, news } => {
+                owner.tell_news(process, &events, &news);
                 if process.is_none_or(|process| process == self.process) {
-                    self.books.remember(&news);
+                    self.know(events_for(self.process, &events), &news);
                 }
-                owner.tell_edges(process, &Down::News(news));
             }
             Effect::Attached { held, number, frame } => {
                 let conn = held.conn;
@@ -519,6 +519,11 @@ impl Seat {
         }
     }
 
+    fn know(&mut self, events: Vec<(Vec<ConnId>, ToEdge)>, news: &News) {
+        self.books.remember(news);
+        self.out.extend(events.into_iter().map(|(conns, item)| SeatEffect::Tell(conns, item)));
+    }
+
     fn tell_here(&mut self, conns: Vec<ConnId>, item: ToEdge) {
         if let ToEdge::Attached { held, .. } = &item
             && self.lines.contains(&held.conn)
@@ -549,10 +554,15 @@ impl Seat {
         owner.filter(|owner| *owner != sight.view.me()).cloned()
     }
 
+    /// Whom the ring names, if it is another.
+    fn named_by(&self, sight: &Sight) -> Option<NodeKey> {
+        let owner = sight.view.owner(self.id.as_str());
+        owner.filter(|owner| *owner != sight.view.me()).cloned()
+    }
+
     /// Who is alive has changed: the ring may name another.
     fn looked(&mut self, now: Now, sight: &Sight) {
-        let me = sight.view.me();
-        let named = sight.view.owner(self.id.as_str()).filter(|owner| *owner != me).cloned();
+        let named = self.named_by(sight);
         if named != self.named {
             self.claimed = None;
             self.named = named;
@@ -741,7 +751,7 @@ impl Seat {
                 let lines = self.lines.iter().copied().collect();
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
             }
-            Heard::Down(Down::News(news)) => self.books.remember(&news),
+            Heard::Down(Down::News { events, news }) => self.know(events, &news),
             Heard::Down(Down::To(conns, item)) => self.tell_here(conns, item),
         }
     }
@@ -754,6 +764,7 @@ impl Seat {
             }
             self.highest = epoch;
             self.claimed = Some(from);
+            self.named = self.named_by(sight);
             if let Role::Owner(_) = self.role {
                 self.step_down(now, sight);
             }

@@ -17,7 +17,7 @@ mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::mesh::MESH_BYTES;
+use broker::mesh::{BRIEF_MS, MESH_BYTES};
 use broker::seat::{LINK_BYTES, Seat};
 use protocol::{MemberId, PresenceId};
 use serde_json::Value;
@@ -225,9 +225,18 @@ impl Checker {
         self.presences.let_in(now, identity);
     }
 
+    /// A client asks who is here, and goes on from that.
+    pub(crate) fn watches_anew(&mut self, socket: u64) {
+        self.watchers.forget(socket);
+    }
+
     /// Somebody who has been here without a break must know who else is here.
     pub(crate) fn watched(&mut self, now: u64, watcher: &Watcher<'_>) {
-        if let Some(missed) = self.watchers.missed(now, watcher, 2 * broker::mesh::BRIEF_MS) {
+        let may_pass = |came, went| {
+            let known = came + 2 * BRIEF_MS;
+            went < known || !self.presences.is_quiet(came, known)
+        };
+        if let Some(missed) = self.watchers.missed(watcher, may_pass) {
             self.fail(|| format!("P5: {now}: {missed}"));
         }
     }

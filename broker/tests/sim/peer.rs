@@ -208,6 +208,7 @@ impl World {
         match frame["type"].as_str().unwrap_or_default() {
             "hello_ack" => {
                 client.attached = true;
+                self.check.watches_anew(socket);
                 let identity = client.identity;
                 self.check.greeted(now, identity, &text("presenceId"));
                 self.settle_in(index, socket, frame);

@@ -64,7 +64,11 @@ impl World {
     }
 
     /// Answers what is to leave beside the effects.
-    pub(crate) fn forge_effects(&mut self, process: u64, effects: &mut Vec<SeatEffect>) -> Vec<Let> {
+    pub(crate) fn forge_effects(
+        &mut self,
+        process: u64,
+        effects: &mut Vec<SeatEffect>,
+    ) -> Vec<Let> {
         match self.planted {
             Some(Planted::PushesSwapped) => swap_pushes(effects),
             Some(Planted::BusyDisturbed) => return self.disturb_busy(process, effects),

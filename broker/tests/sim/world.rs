@@ -216,6 +216,8 @@ pub(crate) struct World {
     pub(crate) links: crate::plant::Links,
     /// Whether somebody runs the mesh.
     owned: bool,
+    /// A socket's deadline has passed, and nothing else.
+    ticking: bool,
     pub(crate) clients: Vec<Client>,
     pub(crate) chaos: bool,
     pub(crate) calm_since: u64,
@@ -338,6 +340,7 @@ impl World {
             streamed: BTreeMap::new(),
             links: crate::plant::Links::default(),
             owned: false,
+            ticking: false,
             clients,
             chaos: true,
             calm_since: 0,

@@ -10,7 +10,7 @@ fn many_long_queues_are_read_back_within_the_bound() {
     const PEERS: u32 = 300;
     let lane = Lane::Normal;
     let queue = |number| (QueueId { recipient: session(number), lane }, 1_000);
-    let mut delivery = Delivery::load((0..PEERS).map(queue).collect(), 0);
+    let mut delivery = Delivery::load((0..PEERS).map(queue).collect(), 0, 1);
     for no in 0..PEERS {
         let rank = Rank { unproven: false, one_shot: false };
         delivery.open(no, session(no), format!("member-{no}").as_str().into(), rank);

@@ -53,7 +53,9 @@ impl Checker {
     pub(crate) fn activates(&mut self, now: u64, process: u64) {
         let looked = self.owners.looked.get(&process).copied();
         if looked.is_none_or(|asked| asked + TTL_MS < now) {
-            self.fail(|| format!("P6: {now}: {process} takes the mesh, and saw Redis at {looked:?}"));
+            self.fail(|| {
+                format!("P6: {now}: {process} takes the mesh, and saw Redis at {looked:?}")
+            });
         }
     }
 

@@ -7,6 +7,7 @@ use super::leases::Body;
 use super::presences::Cause;
 use super::{Checker, audit, recipients};
 use crate::faults::Fault;
+use crate::peer::ONE_SHOTS;
 use crate::store::{Durable, Gone};
 
 impl Checker {
@@ -101,7 +102,7 @@ impl Checker {
         let row = row.ok_or("a join without a lease")?;
         let body: Body = serde_json::from_str(&row.body).map_err(|error| error.to_string())?;
         let subject = (body.address().to_owned(), body.name.clone());
-        let whose = (row.member.as_str(), body.proven);
+        let whose = (row.member.as_str(), body.proven, body.pid >= ONE_SHOTS);
         self.watchers.came(now, row.presence.as_str(), subject, whose);
         self.presences.joined(row.place.pid.unsigned_abs(), row.presence.as_str())
     }

@@ -19,6 +19,8 @@ struct Life {
     subject: Subject,
     member: String,
     session: bool,
+    /// A command, that may be gone before it is anybody's news.
+    brief: bool,
     came: u64,
     went: Option<u64>,
 }
@@ -38,6 +40,11 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl Watchers {
+    /// Whoever is attached anew asks who is here.
+    pub(super) fn forget(&mut self, socket: u64) {
+        self.words.remove(&socket);
+    }
+
     /// A peer was told of another.
     pub(super) fn told(&mut self, socket: u64, frame: &Value) -> Result<(), String> {
         let text = |name: &str| frame["eventData"][name].as_str().unwrap_or_default().to_owned();
@@ -59,10 +66,10 @@ impl Watchers {
         now: u64,
         presence: &str,
         subject: Subject,
-        (member, session): (&str, bool),
+        (member, session, brief): (&str, bool, bool),
     ) {
         let member = member.to_owned();
-        let life = Life { subject, member, session, came: now, went: None };
+        let life = Life { subject, member, session, brief, came: now, went: None };
         self.lives.insert(presence.to_owned(), life);
     }
 
@@ -73,9 +80,13 @@ impl Watchers {
         }
     }
 
-    /// What a watcher must know by now, and does not. What came and went at once may have been
-    /// nobody's news: `brief_ms`.
-    pub(super) fn missed(&self, now: u64, watcher: &Watcher<'_>, brief_ms: u64) -> Option<String> {
+    /// What a watcher must know by now, and does not. `may_pass` says whether a command that came
+    /// then and went then may have been nobody's news.
+    pub(super) fn missed(
+        &self,
+        watcher: &Watcher<'_>,
+        may_pass: impl Fn(u64, u64) -> bool,
+    ) -> Option<String> {
         let silent = BTreeMap::new();
         let words = self.words.get(&watcher.socket).unwrap_or(&silent);
         let mut last: BTreeMap<&Subject, &Life> = BTreeMap::new();
@@ -94,10 +105,11 @@ impl Watchers {
                 // Of who was here before, nothing is told but the end.
                 None => {
                     let unknown = word.is_none() && life.came > watcher.since;
-                    (word == Some(&Word::Gone) || unknown && life.came + brief_ms < now, "came")
+                    (word == Some(&Word::Gone) || unknown, "came")
                 }
                 Some(went) => {
-                    let seen = life.came + brief_ms < went && went > watcher.since;
+                    let passed = life.brief && may_pass(life.came, went);
+                    let seen = !passed && life.came < went && went > watcher.since;
                     (word == Some(&Word::Here) || word.is_none() && seen, "went")
                 }
             };

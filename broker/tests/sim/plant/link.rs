@@ -39,7 +39,8 @@ impl World {
         }
         if self.plants(Planted::BaseFromFirst)
             && let Item::FromOwner(
-                FromOwner::Down { link, expects, .. } | FromOwner::Expects { link, number: expects, .. },
+                FromOwner::Down { link, expects, .. }
+                | FromOwner::Expects { link, number: expects, .. },
             ) = &mut item
             && let Some((first, _)) = self.links.first.get(&(id, to.clone(), *link))
         {

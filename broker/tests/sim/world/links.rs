@@ -78,7 +78,8 @@ impl World {
     fn state(&self, id: u64) -> State {
         let process = &self.processes[&id];
         let cut = process.cuts.store;
-        let blind = |(since, until): (u64, u64)| since + STORE_BLIND_MS < self.now && self.now < until;
+        let blind =
+            |(since, until): (u64, u64)| since + STORE_BLIND_MS < self.now && self.now < until;
         if process.draining {
             State::Draining
         } else if blind(cut) || blind((self.store_down_since, self.store_down_until)) {

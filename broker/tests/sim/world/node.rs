@@ -98,7 +98,11 @@ impl World {
         let Some(gone) = self.processes.remove(&process) else { return };
         self.trace(|| format!("process-{process} dies"));
         self.look_for_owner();
-        let lost_at = if self.mode == Mode::Alone { self.now } else { self.now.saturating_sub(HEARTBEAT_MS + 50) };
+        let lost_at = if self.mode == Mode::Alone {
+            self.now
+        } else {
+            self.now.saturating_sub(HEARTBEAT_MS + 50)
+        };
         let sockets: Vec<_> =
             self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
         for socket in sockets {
@@ -191,7 +195,8 @@ impl World {
     pub(crate) fn cut_off(&mut self, process: u64, lasts: u64) {
         let now = self.now;
         let Some(state) = self.processes.get_mut(&process) else { return };
-        let since = now.saturating_sub(if self.mode == Mode::Alone { 0 } else { HEARTBEAT_MS + 50 });
+        let since =
+            now.saturating_sub(if self.mode == Mode::Alone { 0 } else { HEARTBEAT_MS + 50 });
         let since = *state.cut_since.get_or_insert(since);
         state.cut_until = state.cut_until.max(now + lasts + HEAL_MS);
         let healed = state.cut_until - now;

@@ -253,7 +253,8 @@ impl World {
         for op in self.ops.values_mut().filter(|op| op.process == process) {
             op.orphan = true;
         }
-        let reads = |op: &Op| !matches!(op.work, Work::Commit(_) | Work::Beat) && op.process == process;
+        let reads =
+            |op: &Op| !matches!(op.work, Work::Commit(_) | Work::Beat) && op.process == process;
         let reads: Vec<_> =
             self.ops.iter().filter(|(_, op)| reads(op)).map(|(id, _)| *id).collect();
         for op in reads {

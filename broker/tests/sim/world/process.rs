@@ -133,15 +133,22 @@ impl World {
                 SeatEffect::Tell(conns, item) if owns => {
                     all.push(Let { conns: conns.clone(), item: item.clone() });
                 }
-                SeatEffect::Say(to, Item::FromOwner(FromOwner::Down { link, number, down, .. })) => {
+                SeatEffect::Say(
+                    to,
+                    Item::FromOwner(FromOwner::Down { link, number, down, .. }),
+                ) => {
                     let next = self.streamed.entry((id, to.clone(), *link)).or_default();
                     if *number < *next {
                         continue;
                     }
                     *next = *number + 1;
-                    if let Down::To(conns, item) = down {
-                        all.push(Let { conns: conns.clone(), item: item.clone() });
-                    }
+                    let items = match down {
+                        Down::To(conns, item) => &[(conns.clone(), item.clone())],
+                        Down::News { events, .. } => &events[..],
+                        Down::Reset(_) => &[],
+                    };
+                    let items = items.iter().cloned();
+                    all.extend(items.map(|(conns, item)| Let { conns, item }));
                 }
                 _ => {}
             }
@@ -228,6 +235,7 @@ impl World {
 
     pub(super) fn carry_out(&mut self, id: u64, effect: SeatEffect) {
         match effect {
+            SeatEffect::Mirror(_) => {}
             SeatEffect::Activate { term, floor } => {
                 if self.mode != Mode::Alone {
                     self.check.activates(self.now, id);

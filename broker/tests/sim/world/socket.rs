@@ -6,9 +6,9 @@ use broker::edge::session::{Action, EdgeLimits, Session};
 use broker::mesh::UNAVAILABLE;
 use broker::mesh::io::{Command, ConnId, Input, Numbered, ToEdge};
 use broker::seat::SeatInput;
-use protocol::{Close, MeshId, close};
 use protocol::client::Verb;
 use protocol::server::Frame;
+use protocol::{Close, MeshId, close};
 
 use super::{Down, Event, Socket, Up, World, next_conn, skew};
 use crate::client::MESH;
@@ -77,7 +77,9 @@ impl World {
             state.tick_at = None;
             if !frozen && process != 0 {
                 state.session.tick(now);
+                self.ticking = true;
                 self.pump(socket);
+                self.ticking = false;
             }
         }
     }
@@ -159,7 +161,7 @@ impl World {
                         self.check.acked(&ack.message_id, &self.store.now);
                     }
                     let text = frame.to_json();
-                    if is_instead(&frame) {
+                    if self.ticking && is_instead(&frame) {
                         self.check.unavailable(self.now, socket, &text);
                     }
                     self.check.answered(self.now, socket, &text);
@@ -241,7 +243,8 @@ impl World {
     }
 }
 
-/// Whether an edge has answered in the owner's stead.
+/// Whether it is the owner who should have said so: by itself, as time passes, an edge answers only
+/// in its stead.
 fn is_instead(frame: &Frame) -> bool {
     match frame {
         Frame::Ack(ack) => ack.error.as_deref() == Some(UNAVAILABLE),
