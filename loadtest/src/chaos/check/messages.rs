@@ -121,6 +121,10 @@ impl Messages {
                 self.pushed(line.who, *message, id, line.ms, verdict);
             }
             What::HelloAck { .. } => verdict.connections += 1,
+            // No client has two connections.
+            What::Closed { why, .. } => {
+                verdict.displaced += u64::from(why.contains("session_replaced"));
+            }
             _ => {}
         }
     }
@@ -185,7 +189,7 @@ impl Messages {
     pub(super) fn judge(
         &self,
         clients: &Clients,
-        gone: impl Fn(u32) -> bool,
+        gone: impl Fn(u32, u64) -> bool,
         may_have_left: impl Fn(u32) -> bool,
         verdict: &mut Verdict,
     ) {
@@ -204,7 +208,7 @@ impl Messages {
             verdict.delivered += u64::from(!fate.pushed.is_empty());
             if let Some(id) = &fate.acked
                 && !fate.pushed.iter().any(|(who, _)| fits(who))
-                && !gone(fate.to)
+                && !gone(fate.to, fate.acked_ms)
             {
                 let text = format!("{} for {}: acked as {id}, never came", name(*message), fate.to);
                 verdict.add(Breach::Lost, fate.acked_ms, text);

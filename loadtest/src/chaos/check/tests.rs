@@ -134,8 +134,13 @@ fn a_lost_message_is_found_unless_its_recipient_left_for_good() {
     let mut story = good();
     story.without(|line| matches!(&line.what, What::Pushed { id, .. } if id == "m2-0"));
     story.breaks(&[(Breach::Lost, 1)]);
-    story.tell(70_000, BEN, What::Departed { for_good: true }).goes(70_000, BEN, 2);
-    story.breaks(&[]);
+    let leaves = |ms: u64| {
+        let mut story = story.clone();
+        story.tell(ms, BEN, What::Departed { for_good: true }).goes(ms, BEN, 2);
+        story
+    };
+    leaves(70_000).breaks(&[]);
+    leaves(95_000).breaks(&[(Breach::Lost, 1)]);
 }
 
 #[test]
