@@ -73,6 +73,8 @@ pub(crate) struct Verdict {
     pub(crate) connections: u64,
     /// Pushes of a message to a peer that had it already.
     pub(crate) duplicates: u64,
+    /// Connections ended by one of the same client that it had given up before.
+    pub(crate) displaced: u64,
     /// Out of order, but sent to a member: two of its connections may take turns.
     pub(crate) member_inversions: u64,
     /// Absences that lasted so long that everybody had to be told.
@@ -149,7 +151,7 @@ impl Checker {
         self.outages.judge(&mut self.verdict);
         self.presence.judge(&self.clients, self.grace_ms, &mut self.verdict);
         let presence = &self.presence;
-        let gone = |who| presence.is_gone(who);
+        let gone = |who, ms| presence.left_soon_after(who, ms);
         let left = |who| presence.may_have_left(who);
         self.messages.judge(&self.clients, gone, left, &mut self.verdict);
         self.verdict.violations.sort_by_key(|violation| violation.ms);

@@ -91,6 +91,7 @@ impl Report {
             ("messages sent, acked, delivered", format!("{} {} {}", v.sent, v.acked, v.delivered)),
             ("refused for good", v.refused.to_string()),
             ("connections", v.connections.to_string()),
+            ("displaced by a given-up hello", v.displaced.to_string()),
             ("duplicate pushes", v.duplicates.to_string()),
             ("out of order to a member's key", v.member_inversions.to_string()),
             ("departures, peer_left seen", format!("{} {}", v.departures, v.departures_seen)),

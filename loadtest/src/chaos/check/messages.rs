@@ -3,16 +3,17 @@
 //! Order is promised per sender's connection: of two messages to one session with equal priority, *a*
 //! comes before *b* if *a* was written to a connection before *b* was ever written to any, and *b*
 //! was first written to that same connection. A refusal takes a write's claim away: what was
-//! refused is accepted when it is sent again, if at all. A refusal may also have been on its way
-//! when the connection ended: after some seconds without a result, or while the store was away.
+//! refused is accepted when it is sent again, if at all. A refusal may also have found its
+//! connection closed: the edge gives up what has no result for 8 s, and refuses while the store is
+//! away. So *b* proves nothing if it came when *a* may have been refused unheard.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{Breach, Clients, Kind, Verdict};
 use crate::chaos::log::{Line, Message, What};
 
-/// An edge refuses what has no result for 8 s; what ended well before that it did not refuse.
-const UNREFUSED_MS: u64 = 4_000;
+/// An edge refuses what has no result for 8 s; it has not refused what was overtaken before that.
+const UNREFUSED_MS: u64 = 7_500;
 
 /// A write of a message to a socket.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +38,16 @@ struct Fate {
     pushed: Vec<(u32, String)>,
 }
 
+/// A message that has come, by its first write.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    place: u64,
+    number: u32,
+    ms: u64,
+}
+
 /// Of one sender, receiver and priority: the latest first write that has arrived, by connection.
-type Lane = HashMap<u32, (u64, u32)>;
+type Lane = HashMap<u32, Arrival>;
 
 /// What an answer may have been lost with.
 #[derive(Default)]
@@ -75,12 +84,12 @@ impl Connections {
         }
     }
 
-    /// Whether it may have been refused without its sender's hearing of it.
-    fn may_have_refused(&self, who: u32, written: &Written) -> bool {
-        let Some((node, Some(closed))) = self.all.get(&(who, written.conn)) else { return false };
+    /// Whether it may have been refused by then without its sender's hearing of it.
+    fn may_have_refused(&self, who: u32, written: &Written, by: u64) -> bool {
+        let Some((node, Some(_))) = self.all.get(&(who, written.conn)) else { return false };
         let late = self.back.get(node).is_some_and(|back| *back >= written.ms);
         let troubled = self.trouble.is_some_and(|last| last >= written.ms);
-        closed.saturating_sub(written.ms) >= UNREFUSED_MS || late || troubled
+        by.saturating_sub(written.ms) >= UNREFUSED_MS || late || troubled
     }
 }
 
@@ -121,6 +130,10 @@ impl Messages {
                 self.pushed(line.who, *message, id, line.ms, verdict);
             }
             What::HelloAck { .. } => verdict.connections += 1,
+            // No client has two connections.
+            What::Closed { why, .. } => {
+                verdict.displaced += u64::from(why.contains("session_replaced"));
+            }
             _ => {}
         }
     }
@@ -169,23 +182,25 @@ impl Messages {
         }
         fate.pushed.push((who, id.to_owned()));
         let lane = self.lanes.entry((at.from, who, fate.priority.clone())).or_default();
-        let connections = &self.connections;
-        let claims = fate.writes.iter().filter(|w| !connections.may_have_refused(at.from, w));
-        let overtaken = claims.into_iter().find_map(|written| {
-            let (latest, number) = lane.get(&written.conn)?;
-            (*latest > written.place).then_some(*number)
+        let overtaken = fate.writes.iter().find_map(|written| {
+            let by = lane.get(&written.conn).filter(|by| by.place > written.place)?;
+            let excused = self.connections.may_have_refused(at.from, written, by.ms);
+            (!excused).then_some(by.number)
         });
         if let Some(overtaker) = overtaken {
             self.inverted.push((ms, who, at, overtaker));
         }
-        let latest = lane.entry(fate.first.conn).or_insert((0, 0));
-        *latest = (*latest).max((fate.first.place, at.number));
+        let arrival = Arrival { place: fate.first.place, number: at.number, ms };
+        let latest = lane.entry(fate.first.conn).or_insert(arrival);
+        if latest.place < arrival.place {
+            *latest = arrival;
+        }
     }
 
     pub(super) fn judge(
         &self,
         clients: &Clients,
-        gone: impl Fn(u32) -> bool,
+        gone: impl Fn(u32, u64) -> bool,
         may_have_left: impl Fn(u32) -> bool,
         verdict: &mut Verdict,
     ) {
@@ -204,7 +219,7 @@ impl Messages {
             verdict.delivered += u64::from(!fate.pushed.is_empty());
             if let Some(id) = &fate.acked
                 && !fate.pushed.iter().any(|(who, _)| fits(who))
-                && !gone(fate.to)
+                && !gone(fate.to, fate.acked_ms)
             {
                 let text = format!("{} for {}: acked as {id}, never came", name(*message), fate.to);
                 verdict.add(Breach::Lost, fate.acked_ms, text);

@@ -19,6 +19,8 @@ use timeline::{Absence, Timeline};
 const PROMISE_MS: u64 = 5_000;
 /// Between an event at the broker and its line here.
 const SLACK_MS: u64 = 1_000;
+/// What was acked so long before its recipient left for good must have come, whatever broke.
+const DELIVERED_MS: u64 = 30_000;
 /// What a timer of the broker may be early by, for its clock ticks in steps.
 const EARLY_MS: u64 = 250;
 
@@ -54,7 +56,7 @@ impl Presence {
             What::Connected { conn, node } => self.timeline(who).connected(conn, ms, node),
             What::HelloAck { presence, .. } => self.timeline(who).acked(ms, presence),
             What::Closed { .. } => self.timeline(who).closed(ms),
-            What::Departed { for_good } => self.timeline(who).for_good |= for_good,
+            What::Departed { for_good: true } => self.timeline(who).for_good = Some(ms),
             What::Seen { conn, name, key, .. } => {
                 let left = match name.as_str() {
                     "peer_left" => true,
@@ -90,9 +92,11 @@ impl Presence {
         self.timelines.entry(who).or_default()
     }
 
-    /// Whether it left for good: what is for it may stay where it is.
-    pub(super) fn is_gone(&self, who: u32) -> bool {
-        self.timelines.get(&who).is_none_or(|timeline| timeline.for_good)
+    /// Whether it left for good before what was accepted then had to be there: that may stay
+    /// where it is.
+    pub(super) fn left_soon_after(&self, who: u32, ms: u64) -> bool {
+        let Some(timeline) = self.timelines.get(&who) else { return true };
+        timeline.for_good.is_some_and(|left| left < ms + DELIVERED_MS)
     }
 
     /// Whether its presence may have ended in the run.

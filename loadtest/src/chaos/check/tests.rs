@@ -134,8 +134,13 @@ fn a_lost_message_is_found_unless_its_recipient_left_for_good() {
     let mut story = good();
     story.without(|line| matches!(&line.what, What::Pushed { id, .. } if id == "m2-0"));
     story.breaks(&[(Breach::Lost, 1)]);
-    story.tell(70_000, BEN, What::Departed { for_good: true }).goes(70_000, BEN, 2);
-    story.breaks(&[]);
+    let leaves = |ms: u64| {
+        let mut story = story.clone();
+        story.tell(ms, BEN, What::Departed { for_good: true }).goes(ms, BEN, 2);
+        story
+    };
+    leaves(70_000).breaks(&[]);
+    leaves(95_000).breaks(&[(Breach::Lost, 1)]);
 }
 
 #[test]
@@ -213,15 +218,15 @@ fn a_refused_message_may_come_later() {
 
 #[test]
 fn a_refusal_that_may_have_been_lost_with_the_connection_excuses() {
-    let overtaken = |closed: u64| {
+    let overtaken = |came: u64| {
         let mut story = good();
-        story.sends(61_000, EVA, 1, 1, BEN).sends(61_001, EVA, 1, 2, BEN).goes(closed, EVA, 1);
-        story.comes(closed + 10, EVA, 2, "presence-2").gets(61_500, BEN, EVA, 2);
-        story.passes(closed + 100, (EVA, 2), 1, BEN);
+        story.sends(61_000, EVA, 1, 1, BEN).sends(61_001, EVA, 1, 2, BEN).goes(62_000, EVA, 1);
+        story.comes(62_010, EVA, 2, "presence-2").gets(came, BEN, EVA, 2);
+        story.passes(71_000, (EVA, 2), 1, BEN);
         story
     };
     overtaken(70_000).breaks(&[]);
-    overtaken(62_000).breaks(&[(Breach::Inversion, 1)]);
+    overtaken(66_000).breaks(&[(Breach::Inversion, 1)]);
 }
 
 #[test]

@@ -164,6 +164,22 @@ impl Cluster {
         }
     }
 
+    /// Waits until one of two with the same name has ended; the other keeps the name.
+    pub(crate) async fn one_gives_way(&mut self, twin: usize, original: usize) {
+        let deadline = Instant::now() + DRAINED;
+        while Instant::now() < deadline {
+            for at in [original, twin] {
+                if self.has_ended(at) {
+                    self.bury(at);
+                    return self.close_door(at);
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.shared.complain(format!("{} runs beside its twin", self.label(original)));
+        self.remove(twin).await;
+    }
+
     /// Whether its process has ended by itself.
     pub(crate) fn has_ended(&mut self, at: usize) -> bool {
         self.places[at].child.as_mut().is_none_or(|child| child.ended().is_some())

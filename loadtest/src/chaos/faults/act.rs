@@ -21,7 +21,7 @@ pub(crate) enum Undo {
     DropSubscribers,
     /// A guest is asked to go.
     Dismiss(usize),
-    /// A twin is removed; the one it claimed to be may be gone.
+    /// One of two with the same name must have gone; the other stays.
     Separate {
         twin: usize,
         original: usize,
@@ -162,11 +162,9 @@ pub(crate) async fn undo(undo: Undo, cluster: &mut Cluster) -> Result<(), Error>
             Ok(())
         }
         Undo::Separate { twin, original } => {
-            cluster.remove(twin).await;
-            cluster.bury(original);
-            if !cluster.working().contains(&original) {
-                cluster.launch(original)?;
-                cluster.ready(original).await?;
+            cluster.one_gives_way(twin, original).await;
+            for at in cluster.working() {
+                cluster.ready(at).await?;
             }
             Ok(())
         }
@@ -217,7 +215,7 @@ async fn join(cluster: &mut Cluster) -> Result<Undo, Error> {
     Ok(Undo::Dismiss(guest))
 }
 
-/// Either of the two may give way; nothing else may come of it.
+/// Either of the two must give way; nothing else may come of it.
 async fn twin(cluster: &mut Cluster, original: usize) -> Result<Vec<Undo>, Error> {
     let twin = cluster.empty_place().await?;
     cluster.launch_twin(twin, original)?;

@@ -34,7 +34,8 @@ pub(super) struct Timeline {
     connections: Vec<Connection>,
     /// A hello without an answer yet.
     pending: Option<(u32, u64, String)>,
-    pub(super) for_good: bool,
+    /// When it left for good.
+    pub(super) for_good: Option<u64>,
 }
 
 impl Timeline {
