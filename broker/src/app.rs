@@ -238,6 +238,7 @@ impl Running {
             hooks: PerAddress::new(config.hook_rate_per_minute),
             hook_token: config.hook_token.clone(),
             joins: PerAddress::new(JOINS_PER_MINUTE),
+            replays: nodes.is_some() && config.fly_machine_id.as_ref() == Some(&config.node_id),
             git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
         });
         Ok(Self {

@@ -83,6 +83,8 @@ pub struct Config {
     pub drain: Duration,
     /// This node's name.
     pub node_id: Arc<str>,
+    /// What Fly.io calls the machine it runs on.
+    pub fly_machine_id: Option<Arc<str>>,
     /// Where it stands.
     pub region: Option<Arc<str>>,
     /// How often a node says that it lives.
@@ -164,6 +166,7 @@ impl Config {
             lease_grace: Duration::ZERO,
             drain: Duration::ZERO,
             node_id: "".into(),
+            fly_machine_id: None,
             region: None,
             node_heartbeat: Duration::ZERO,
             node_ttl: Duration::ZERO,

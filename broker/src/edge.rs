@@ -80,6 +80,8 @@ pub struct Edge {
     pub hook_token: Option<Secret>,
     /// Attempts to join, by address.
     pub joins: PerAddress,
+    /// Whether Fly.io's proxy is in front, and passes upgrades on where it is told to.
+    pub replays: bool,
     /// The build.
     pub git_sha: Arc<str>,
 }

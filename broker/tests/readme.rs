@@ -153,7 +153,11 @@ fn of_a_node() -> Vec<Row> {
             "the two are kept apart as two presences",
         ),
         ("Messages of one mesh in memory", bytes(MESH_BYTES), "read back from the store when due"),
-        ("What waits for another node, in one mesh", bytes(LINK_BYTES), "said again from the start"),
+        (
+            "What waits for another node, in one mesh",
+            bytes(LINK_BYTES),
+            "said again from the start",
+        ),
         (
             "A lease whose grace is over, under a new owner",
             time(ANNOUNCE_MS),

@@ -130,6 +130,12 @@ impl Directory {
         }
     }
 
+    /// The node that a mesh belongs to, if that is another.
+    pub fn elsewhere(&self, mesh: &str) -> Option<NodeKey> {
+        let view = self.node.cluster.sight().view;
+        view.owner(mesh).filter(|owner| *owner != view.me()).cloned()
+    }
+
     /// A process is gone: every seat hears of it.
     pub async fn lost(&self, node: &NodeKey, ago_ms: Ms) {
         let inboxes: Vec<_> = lock(&self.meshes).values().cloned().collect();

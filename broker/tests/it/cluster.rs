@@ -77,6 +77,26 @@ async fn a_hook_finds_its_session_from_any_node() {
     .await;
 }
 
+/// On Fly.io a client that names its mesh lands on the node that runs it.
+#[tokio::test]
+async fn an_upgrade_that_names_its_mesh_is_replayed_once() {
+    let cluster = Cluster::of(1, &[("FLY_MACHINE_ID", "n0")]).await;
+    let mut other = cluster.launch("n1", &[("FLY_MACHINE_ID", "n1")]);
+    other.serving().await;
+    cluster.all_see(2).await;
+    let mesh = cluster.mesh_on(0, &["ana"]).await;
+    let path = format!("/ws?v=1&mesh={}", mesh.id);
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let replayed = other.request("GET", &path, upgrade, "").await;
+    assert_eq!((replayed.status, replayed.header("fly-replay")), (409, Some("instance=n0")));
+    let again = format!("{upgrade}fly-replay-src: instance=n0\r\n");
+    for (node, headers) in [(&other, again.as_str()), (&cluster.nodes[0], upgrade)] {
+        let answer = node.request("GET", &path, headers, "").await;
+        assert_eq!(answer.header("fly-replay"), None, "{}", answer.head);
+    }
+}
+
 #[tokio::test]
 async fn a_full_mesh_is_full_at_every_node() {
     let (cluster, mesh, _ana, _ben) = apart(&[("MAX_CONNECTIONS_PER_MESH", "2")]).await;

@@ -249,6 +249,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..BEHAVIOUR
     },
     Setting {
+        name: "FLY_MACHINE_ID",
+        what: "As Fly.io sets it. With it and `REDIS_URL`, an upgrade at `/ws?mesh=ID` is replayed at the \
+               node that runs the mesh, which spares its messages two hops",
+        set: |c, text| name(text).map(|name| c.fly_machine_id = Some(name)),
+        ..NODE
+    },
+    Setting {
         name: "NODE_ID",
         default: Default::Derived("`FLY_MACHINE_ID`, else the host's name", node_name),
         what: "This node's name, one per running node: of two with the same, the newer goes on",
@@ -315,7 +322,7 @@ fn local_ws_url(known: &Known) -> String {
 
 /// What Fly.io calls the machine, else what the host is called.
 fn node_name(known: &Known) -> String {
-    let machine = known.variable("FLY_MACHINE_ID").unwrap_or_default().trim();
+    let machine = known.setting("FLY_MACHINE_ID");
     if machine.is_empty() { host_name(known) } else { machine.to_owned() }
 }
 

@@ -129,7 +129,7 @@ impl World {
         let owns = self.processes.get(&id).is_some_and(|process| process.seat.mesh().is_some());
         for effect in effects {
             match effect {
-            SeatEffect::Mirror(_) => {}
+                SeatEffect::Mirror(_) => {}
                 SeatEffect::Tell(conns, item) if owns => {
                     all.push(Let { conns: conns.clone(), item: item.clone() });
                 }
