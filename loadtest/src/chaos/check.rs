@@ -20,8 +20,8 @@ pub(crate) use outage::Outage;
 use outage::Outages;
 use presence::Presence;
 
-/// Violations described one by one; the rest is only counted.
-const DESCRIBED: usize = 200;
+/// Violations of a kind described one by one; the rest is only counted.
+const DESCRIBED: u64 = 50;
 
 /// The ways a run can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -100,8 +100,9 @@ impl Verdict {
     }
 
     fn add(&mut self, breach: Breach, ms: u64, text: String) {
-        *self.counts.entry(breach).or_default() += 1;
-        if self.violations.len() < DESCRIBED {
+        let count = self.counts.entry(breach).or_default();
+        *count += 1;
+        if *count <= DESCRIBED {
             self.violations.push(Violation { breach, ms, text });
         }
     }

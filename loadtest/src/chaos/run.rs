@@ -221,8 +221,9 @@ impl Run {
             .shared
             .standings
             .iter()
-            .map(|standing| standing.open.load(Relaxed))
             .enumerate()
+            .filter(|(_, standing)| !standing.gone.load(Relaxed))
+            .map(|(who, standing)| (who, standing.open.load(Relaxed)))
             .filter(|(_, open)| *open > 0)
             .collect();
         eprintln!(
