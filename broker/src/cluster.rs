@@ -7,6 +7,7 @@
 pub mod measures;
 pub mod report;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::mesh::io::Ms;
 use crate::model::Epoch;
 use crate::seat::handle::Directory;
 use crate::seat::mirror::Remembered;
@@ -31,6 +33,9 @@ use report::Report;
 const WEIGHT: u8 = 1;
 /// How long a leaving node waits for its meshes to have moved.
 const MOVED: Duration = Duration::from_secs(3);
+/// A node that has been unheard for so long is suspected; after so long it has been heard again, or
+/// nobody has asked. In milliseconds.
+const UNHEARD_MS: (Ms, Ms) = (400, 2_000);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -173,6 +178,7 @@ impl Nodes {
 
     /// Passes on what the other nodes say, and what happens on the way.
     pub async fn listen(self: Arc<Self>, meshes: Directory, mut inbox: Inbox) {
+        let mut unheard = HashMap::new();
         loop {
             tokio::select! {
                 Some(incoming) = inbox.incoming.recv() => {
@@ -184,6 +190,9 @@ impl Nodes {
                     Event::Hinted => self.look.notify_one(),
                     Event::Unheard(node) => {
                         let now = self.clock.now().mono;
+                        if !twice(&mut unheard, &node, now) {
+                            continue;
+                        }
                         let notices = self.members().suspect(now, &node);
                         if !notices.is_empty() {
                             tracing::info!(node.id = %node, "nobody listens there");
@@ -264,6 +273,14 @@ impl Cluster for Nodes {
             }
         }
     }
+}
+
+/// Whether a node was unheard some time ago and still is. A subscriber that Redis has cut off is back
+/// within that time; what a link says, it says again and again.
+fn twice(unheard: &mut HashMap<NodeKey, Ms>, node: &NodeKey, now: Ms) -> bool {
+    unheard.retain(|_, at| now.saturating_sub(*at) < UNHEARD_MS.1);
+    let first = *unheard.entry(node.clone()).or_insert(now);
+    now.saturating_sub(first) >= UNHEARD_MS.0
 }
 
 fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -30,6 +30,8 @@ use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
 use crate::model::{Duplicate, Envelope, Epoch, LeaseRow, MeshCommit, Outcome, Seq, Write};
 
+/// How often an owner in doubt asks the fence, though it has nothing to write.
+const DOUBT_MS: Ms = 3_000;
 /// How often the store is told that leases in grace have an owner.
 const BEAT_MS: Ms = 1_000;
 
@@ -88,6 +90,8 @@ pub struct Mesh {
     /// No lease ends before.
     pub(super) patience: Ms,
     pub(super) doubtful: bool,
+    /// When the fence was last asked for nothing but itself.
+    pub(super) asked_fence: Ms,
     pub(super) out: Vec<Effect>,
 }
 
@@ -124,6 +128,7 @@ impl Mesh {
             beat_at: None,
             patience: 0,
             doubtful: false,
+            asked_fence: 0,
             out: vec![Effect::Activate { floor: 0 }],
         }
     }
@@ -174,7 +179,8 @@ impl Mesh {
                 let news = self.news.first().map(|(at, _)| *at);
                 let graces = self.roster.deadline().map(|at| at.max(self.patience));
                 let statuses = self.expiries.deadline();
-                let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at];
+                let asks = self.doubtful.then_some(self.asked_fence + DOUBT_MS);
+                let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at, asks];
                 rules.into_iter().flatten().min()
             }
             _ => None,
@@ -193,6 +199,7 @@ impl Mesh {
             Input::Activated { activation: None, .. } => self.missing(),
             Input::NotActivated => self.not_activated(now),
             Input::Tick => self.tick(now),
+            Input::Doubt(doubtful) => self.doubtful = doubtful,
             Input::Command(item) if self.phase == Phase::Missing => {
                 self.unknown(item.conn, item.number);
             }
@@ -211,7 +218,6 @@ impl Mesh {
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
             Input::Announced(edge) => self.announced(now, &edge),
             Input::AllAnnounced => self.patience = 0,
-            Input::Doubt(doubtful) => self.doubtful = doubtful,
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -298,6 +304,10 @@ impl Mesh {
                 let mut wanted = Vec::new();
                 self.delivery.check(now.mono, &mut wanted);
                 self.carry_out(wanted);
+                if self.doubtful && self.asked_fence + DOUBT_MS <= now.mono {
+                    self.asked_fence = now.mono;
+                    self.pipeline.push(Vec::new(), Then::Settled);
+                }
                 if self.beat_at.is_some_and(|at| at <= now.mono) {
                     self.beat_at = None;
                     self.keep_beating(now);
@@ -472,6 +482,7 @@ impl Mesh {
                     }
                 }
                 Then::Left(left) => self.gone(now, *left),
+                Then::Refused(refused) => self.out.push(*refused),
             }
         }
     }
@@ -515,7 +526,7 @@ impl Mesh {
                     self.out.push(Effect::Result { conn, number, frame: None });
                 }
             }
-            (Then::Settled, _) => {}
+            (Then::Settled | Then::Refused(_), _) => {}
         }
     }
 

@@ -159,6 +159,9 @@ pub struct Activation {
     pub queues: Vec<(QueueId, Seq)>,
     /// Every lease.
     pub leases: Vec<StoredLease>,
+    /// Leases that the store has and should not: it had lost its tail, and `leases` come from
+    /// elsewhere. They are to be written, and these dropped.
+    pub stale_leases: Option<Vec<PresenceId>>,
 }
 
 /// A lease as found.

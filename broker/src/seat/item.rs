@@ -35,6 +35,8 @@ pub enum ToOwner {
     Announce {
         /// The link.
         link: LinkNo,
+        /// The highest epoch the edge has seen: an owner below it is one no more.
+        highest: Epoch,
         /// What is held.
         edge: Edge,
     },
@@ -145,6 +147,9 @@ impl Item {
             }
             Self::FromOwner(FromOwner::Claim(epoch)) => {
                 Some(Self::ToOwner(ToOwner::Nothing(*epoch)))
+            }
+            Self::FromOwner(FromOwner::Down { link, .. } | FromOwner::Expects { link, .. }) => {
+                Some(Self::ToOwner(ToOwner::Bye(*link)))
             }
             _ => None,
         }

@@ -6,7 +6,7 @@
 //! Saves are numbered within an epoch; when one is missing, or Redis has forgotten, all of it is
 //! saved anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,7 +87,12 @@ impl Remembered {
         );
         activation.tail = activation.tail.max(self.tail);
         let stored = |row| StoredLease { row, away_ms: 0 };
-        activation.leases = self.leases.into_iter().map(stored).collect();
+        let leases: Vec<_> = self.leases.into_iter().map(stored).collect();
+        let known: HashSet<_> = leases.iter().map(|lease| &lease.row.presence).collect();
+        let stale = activation.leases.iter().map(|lease| &lease.row.presence);
+        let stale = stale.filter(|presence| !known.contains(presence)).cloned().collect();
+        activation.stale_leases = Some(stale);
+        activation.leases = leases;
     }
 }
 
@@ -143,8 +148,13 @@ impl Mirror {
             let saved =
                 self.0.cluster.save_leases(&self.0.mesh, epoch, number, changes, whole).await;
             match saved {
-                // Of an earlier owner, who will hear of it from the store.
-                Some(Saved::Ok | Saved::Stale(_)) => continue,
+                Some(Saved::Ok) => continue,
+                // Another owner has come; or the store has lost its tail, and nobody knew.
+                Some(Saved::Stale(higher)) => {
+                    let Some(seat) = self.0.seat.upgrade() else { return };
+                    let _ = seat.send(Message::Seat(SeatInput::Outdone(higher))).await;
+                    continue;
+                }
                 Some(Saved::Gone) => {}
                 None => sleep(RETRY).await,
             }

@@ -8,7 +8,7 @@ use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
 
 use super::item::{Down, FromOwner, Item, LINK_BYTES, LinkNo, ToOwner, Up};
-use crate::mesh::io::{Edge, Ms, Numbered};
+use crate::mesh::io::{ConnId, Edge, Ms, Numbered};
 use crate::model::Epoch;
 
 /// First and longest pause between announcements that nobody answers.
@@ -20,6 +20,8 @@ pub(super) struct Relay {
     /// Where the mesh runs, as far as is known.
     pub(super) owner: NodeKey,
     link: LinkNo,
+    /// The owner may have heard of what is held.
+    announced: bool,
     /// The owner has answered.
     joined: bool,
     announce_at: Ms,
@@ -49,6 +51,7 @@ impl Relay {
         Self {
             owner,
             link,
+            announced: false,
             joined: false,
             announce_at: now,
             pause: ANNOUNCE_MS.0,
@@ -94,10 +97,22 @@ impl Relay {
         }
     }
 
+    /// A connection is gone. Whatever is announced later says so by itself.
+    pub(super) fn lost(&mut self, conn: ConnId) {
+        if self.announced {
+            self.push(Up::Lost(conn));
+        }
+    }
+
     /// What must arrive, however long it takes.
     pub(super) fn push(&mut self, up: Up) {
         let bytes = up.bytes();
         self.up.push(up, bytes);
+    }
+
+    /// Whether it is this link that an owner speaks of.
+    pub(super) fn is(&self, owner: &NodeKey, link: LinkNo) -> bool {
+        self.owner == *owner && self.link == link
     }
 
     /// Something of this link's owner. Nothing of another link may be used: a late frame of a life
@@ -134,13 +149,20 @@ impl Relay {
     }
 
     /// What is to be said to the owner now; `edge` says what to announce.
-    pub(super) fn speak(&mut self, now: Ms, edge: impl FnOnce() -> Edge, out: &mut Vec<Item>) {
+    pub(super) fn speak(
+        &mut self,
+        now: Ms,
+        highest: Epoch,
+        edge: impl FnOnce() -> Edge,
+        out: &mut Vec<Item>,
+    ) {
         let link = self.link;
         if !self.joined {
             if self.announce_at <= now {
                 self.announce_at = now + self.pause;
                 self.pause = (self.pause * 2).min(ANNOUNCE_MS.1);
-                out.push(Item::ToOwner(ToOwner::Announce { link, edge: edge() }));
+                self.announced = true;
+                out.push(Item::ToOwner(ToOwner::Announce { link, highest, edge: edge() }));
             }
             return;
         }

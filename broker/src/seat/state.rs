@@ -30,8 +30,8 @@ pub const RETAKE_MS: (Ms, Ms) = (100, 5_000);
 const SETTLED_MS: Ms = 10_000;
 
 /// How long a node that was fenced while it saw nothing may take to see again, before it sends its
-/// peers elsewhere, in milliseconds: one that was only frozen sees at once.
-const SHED_MS: Ms = 2_000;
+/// peers elsewhere, in milliseconds: one that was only frozen sees again after the time to live.
+const SHED_MS: Ms = 8_000;
 
 /// What a node sees of the cluster at one moment.
 #[derive(Debug, Clone)]
@@ -70,6 +70,8 @@ pub enum SeatInput {
     Wake,
     /// Redis lacks leases of this mesh.
     LeasesForgotten,
+    /// Redis knows an owner of this higher epoch.
+    Outdone(Epoch),
     /// A deadline may have passed.
     Tick,
 }
@@ -284,6 +286,7 @@ impl Seat {
                 self.route(now, sight);
             }
             SeatInput::LeasesForgotten => self.mirror_all(),
+            SeatInput::Outdone(epoch) => self.outdone(now, epoch),
             SeatInput::Tick => {
                 self.apply_mesh(now, Input::Tick);
                 if self.shed_at.take_if(|at| *at <= now.mono).is_some() && !sight.fresh {
@@ -300,14 +303,19 @@ impl Seat {
         let mut said = Vec::new();
         match &mut self.role {
             Role::Idle => {}
-            Role::Owner(owner) => owner.speak(now.mono, &mut said),
+            Role::Owner(owner) => {
+                for lost in owner.give_up(&mut said) {
+                    owner.mesh.apply(now, lost);
+                }
+                owner.speak(now.mono, &mut said);
+            }
             Role::Relay(relay) => {
                 if relay.is_overfull() {
                     self.link += 1;
                     **relay = Relay::new(relay.owner.clone(), self.link, now.mono);
                 }
                 let (books, process, mut items) = (&self.books, self.process, Vec::new());
-                relay.speak(now.mono, || books.edge(process), &mut items);
+                relay.speak(now.mono, self.highest, || books.edge(process), &mut items);
                 said.extend(items.into_iter().map(|item| (relay.owner.clone(), item)));
             }
         }
@@ -347,8 +355,7 @@ impl Seat {
         self.books.held.remove(&conn);
         match &mut self.role {
             Role::Owner(owner) => owner.mesh.apply(now, Input::Lost(conn)),
-            // An owner that has not answered is told nothing of it in the first place.
-            Role::Relay(relay) => relay.tell(Up::Lost(conn)),
+            Role::Relay(relay) => relay.lost(conn),
             Role::Idle => {}
         }
     }
@@ -416,6 +423,14 @@ impl Seat {
         {
             let (tail, whole) = (mesh.tail(), false);
             self.out.push(SeatEffect::Mirror(mirror::News { epoch, tail, changes, whole }));
+        }
+    }
+
+    /// Whoever has that epoch fences this one, or the store has forgotten it: a new epoch tells.
+    fn outdone(&mut self, now: Now, epoch: Epoch) {
+        self.highest = self.highest.max(epoch);
+        if self.mesh().and_then(Mesh::serving).is_some_and(|own| own < epoch) {
+            self.start_mesh(now);
         }
     }
 
@@ -669,6 +684,10 @@ impl Seat {
 
     /// An edge says something to the owner.
     fn asked(&mut self, now: Now, sight: &Sight, from: &NodeKey, said: ToOwner) {
+        if matches!(said, ToOwner::Announce { .. }) && self.claimed.as_ref() == Some(from) {
+            // Whoever announces itself here does not own the mesh.
+            self.claimed = None;
+        }
         if let ToOwner::Announce { link, .. } = &said
             && !self.take(now, sight)
         {
@@ -686,12 +705,14 @@ impl Seat {
             return;
         };
         match said {
-            ToOwner::Announce { link, edge } => {
+            ToOwner::Announce { link, highest, edge } => {
                 if !owner.announce(from, link, &edge) {
                     return;
                 }
                 owner.arrived(from);
-                if owner.mesh.is_missing() {
+                let superseded = owner.mesh.serving().is_some_and(|e| 0 < e && e < highest);
+                self.highest = self.highest.max(highest);
+                if superseded || owner.mesh.is_missing() {
                     return self.start_mesh(now);
                 }
                 if let Some(epoch) = owner.mesh.serving() {
@@ -723,6 +744,12 @@ impl Seat {
         if let FromOwner::Claim(epoch) = said {
             return self.claim(now, sight, from, epoch);
         }
+        if let FromOwner::Down { link, .. } | FromOwner::Expects { link, .. } = &said
+            && !matches!(&self.role, Role::Relay(relay) if relay.is(&from, *link))
+        {
+            let bye = Item::ToOwner(ToOwner::Bye(*link));
+            return self.out.push(SeatEffect::Say(from, bye));
+        }
         let Role::Relay(relay) = &mut self.role else { return };
         if relay.owner != from {
             return;
@@ -747,6 +774,7 @@ impl Seat {
             }
             Heard::Down(Down::Reset(epoch)) => {
                 self.highest = self.highest.max(epoch);
+                self.shed_at = None;
                 relay.epoch = Some(epoch);
                 let lines = self.lines.iter().copied().collect();
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
@@ -763,6 +791,7 @@ impl Seat {
                 return;
             }
             self.highest = epoch;
+            self.shed_at = None;
             self.claimed = Some(from);
             self.named = self.named_by(sight);
             if let Role::Owner(_) = self.role {

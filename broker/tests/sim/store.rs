@@ -132,6 +132,7 @@ impl SimStore {
             audit_hash: from.audit.last().map(|row| row.hash.clone()),
             queues: queues.into_iter().collect(),
             leases: leases.collect(),
+            stale_leases: None,
         }
     }
 

@@ -37,13 +37,14 @@ pub(super) enum Pushed {
 }
 
 impl Lanes {
-    /// Adds an item.
+    /// Adds an item. One always fits, whatever its size: what comes behind it would never arrive.
     pub(super) fn push(&self, to: &NodeKey, item: Vec<u8>) -> Pushed {
         let mut lanes = self.lock();
         let known = lanes.get_mut(to);
         let starts = known.is_none();
         let bytes = ITEM_OVERHEAD + item.len();
-        if known.as_ref().map_or(0, |lane| lane.bytes) + bytes > LANE_BYTES {
+        let waiting = known.as_ref().map_or(0, |lane| lane.bytes);
+        if waiting > 0 && waiting + bytes > LANE_BYTES {
             return Pushed::Full;
         }
         let lane = match known {
@@ -109,7 +110,8 @@ mod tests {
         let lengths: Vec<_> =
             std::iter::from_fn(|| lanes.next(&b)).map(|items| items.len()).collect();
         assert_eq!(lengths, [1, 1, 1, 1], "two halves and their lengths do not fit");
-        assert_eq!(lanes.push(&b, vec![0; LANE_BYTES]), Pushed::Full);
-        assert_eq!(lanes.push(&b, vec![]), Pushed::Start, "what was refused left no lane");
+        assert_eq!(lanes.push(&b, vec![0; LANE_BYTES + 1]), Pushed::Start);
+        assert_eq!(lanes.push(&b, vec![]), Pushed::Full);
+        assert_eq!(lanes.next(&b).map(|items| items.len()), Some(1));
     }
 }

@@ -80,6 +80,7 @@ async fn start(reader: &mut Reader, mesh: &MeshId) -> Result<Activation, StoreEr
             .map(lease)
             .collect::<Result<_, _>>()
             .map_err(|e| classify(TASK, &e))?,
+        stale_leases: None,
     })
 }
 

@@ -96,7 +96,8 @@ pub(super) async fn read(
     let leases = leases(&mut tx, mesh).await?;
     tx.commit().await?;
     let tail = to_u64(tail, "a tail")?;
-    Ok(Activation { epoch, previous, tail, audit_hash, queues, leases })
+    let stale_leases = None;
+    Ok(Activation { epoch, previous, tail, audit_hash, queues, leases, stale_leases })
 }
 
 /// Steps from one recipient to the next by the key, over however many rows lie between.
