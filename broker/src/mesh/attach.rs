@@ -306,6 +306,10 @@ impl Mesh {
             self.out.push(Effect::Count(Count::Connected));
             self.out.push(Effect::Attached { held, number, frame });
             self.delivery.attach(no, self.may_confirm_by_pong(no));
+        } else if lease.hold == Hold::Leaving {
+            // It was ended in the meantime, and the socket must not wait for an answer for ever.
+            let close = close::UNAVAILABLE;
+            self.out.push(Effect::Refused { conn, number, frame: None, close });
         } else {
             // It has gone, or was displaced, in the meantime.
             self.out.push(Effect::Result { conn, number, frame: None });

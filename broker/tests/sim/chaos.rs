@@ -2,6 +2,7 @@
 
 mod nodes;
 
+use broker::model::Recipient;
 use serde_json::json;
 
 use crate::client::Kind;
@@ -142,9 +143,14 @@ impl World {
         let waiting = &self.store.now.deliveries;
         let recipients = |wanted: u64| {
             let same = waiting.iter().filter(move |(_, seq)| *seq == wanted);
-            same.map(|(queue, _)| queue.recipient.to_string())
+            same.map(|(queue, _)| &queue.recipient)
         };
-        let owed = waiting.iter().find(|(_, seq)| !recipients(*seq).any(|text| mine(&text)));
+        // What a sibling leaves behind may yet be its own.
+        let theirs = |recipient: &Recipient| {
+            let heir = self.check.heir(recipient);
+            mine(&recipient.to_string()) || heir.is_some_and(|heir| mine(&heir.to_string()))
+        };
+        let owed = waiting.iter().find(|(_, seq)| !recipients(*seq).any(theirs));
         let Some(id) = owed.map(|(_, seq)| self.store.now.envelopes[seq].envelope.id.clone())
         else {
             return;

@@ -111,7 +111,11 @@ impl World {
             self.check.connection_ended(now, socket);
             if let Some(state) = self.sockets.get_mut(&socket) {
                 state.process = 0;
-                state.lost_at.get_or_insert(lost_at);
+                let since = *state.lost_at.get_or_insert(lost_at);
+                // Who does not read does not know.
+                if self.clients[state.client].socket == Some(socket) {
+                    self.check.cut_off(state.identity, since);
+                }
             }
         }
         for op in self.ops.values_mut().filter(|op| op.process == process) {
@@ -200,9 +204,11 @@ impl World {
         let since = *state.cut_since.get_or_insert(since);
         state.cut_until = state.cut_until.max(now + lasts + HEAL_MS);
         let healed = state.cut_until - now;
-        for socket in self.sockets.values_mut().filter(|socket| socket.process == process) {
+        for (id, socket) in self.sockets.iter_mut().filter(|(_, s)| s.process == process) {
             let since = *socket.lost_at.get_or_insert(since);
-            self.check.cut_off(socket.identity, since);
+            if self.clients[socket.client].socket == Some(*id) {
+                self.check.cut_off(socket.identity, since);
+            }
         }
         self.check.trouble(now, now + lasts + HEAL_MS / 3);
         self.at(healed, Event::Healed(process));

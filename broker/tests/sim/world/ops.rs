@@ -273,6 +273,10 @@ impl World {
         self.heal_all();
         self.unstall();
         self.grant_all();
+        // Nobody goes on with what the store will never take.
+        for client in &mut self.clients {
+            client.unacked.retain(|body, _| !body.starts_with("poison"));
+        }
     }
 }
 
