@@ -55,6 +55,7 @@ impl Mesh {
         self.late.clear();
         self.asked.clear();
         self.stalled.clear();
+        self.unsaid.clear();
         self.inbound.clear();
         self.facts = Facts::default();
         // Bans that are not durable are no reason to keep anything from anybody.

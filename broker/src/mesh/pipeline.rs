@@ -41,6 +41,8 @@ pub(crate) enum Then {
     Left(Box<Left>),
     /// Turn a hello down.
     Refused(Box<Effect>),
+    /// Answer a command that changed nothing, and go on with its connection.
+    Said { conn: ConnId, number: u64, frame: Option<Frame> },
 }
 
 /// See [`Then::Accepted`].

@@ -7,6 +7,7 @@
 //! [`departure`](super::departure), [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
 //! [`query`](super::query) say what each command does.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -85,6 +86,8 @@ pub struct Mesh {
     pub(super) asked: HashMap<Ticket, Asked>,
     /// Commands behind one that waits for an answer of the store: order is kept.
     pub(super) stalled: BTreeMap<ConnId, VecDeque<(u64, Arc<Command>)>>,
+    /// Answers of a connection that wait for the fence.
+    pub(super) unsaid: HashMap<ConnId, u32>,
     pub(super) inbound: HashMap<ConnId, Inbound>,
     pub(super) beat_at: Option<Ms>,
     /// No lease ends before.
@@ -124,6 +127,7 @@ impl Mesh {
             late: BTreeMap::new(),
             asked: HashMap::new(),
             stalled: BTreeMap::new(),
+            unsaid: HashMap::new(),
             inbound: HashMap::new(),
             beat_at: None,
             patience: 0,
@@ -483,6 +487,16 @@ impl Mesh {
                 }
                 Then::Left(left) => self.gone(now, *left),
                 Then::Refused(refused) => self.out.push(*refused),
+                Then::Said { conn, number, frame } => {
+                    self.out.push(Effect::Result { conn, number, frame });
+                    if let Entry::Occupied(mut unsaid) = self.unsaid.entry(conn) {
+                        *unsaid.get_mut() -= 1;
+                        if *unsaid.get() == 0 {
+                            unsaid.remove();
+                        }
+                    }
+                    self.go_on(now, conn);
+                }
             }
         }
     }
@@ -526,7 +540,7 @@ impl Mesh {
                     self.out.push(Effect::Result { conn, number, frame: None });
                 }
             }
-            (Then::Settled | Then::Refused(_), _) => {}
+            (Then::Settled | Then::Refused(_) | Then::Said { .. }, _) => {}
         }
     }
 
@@ -541,8 +555,11 @@ impl Mesh {
     pub(super) fn reply(&mut self, conn: ConnId, number: u64, frame: Frame) {
         let frame = Some(frame);
         if self.doubtful {
-            let behind = Then::Done { conn, number, frame, tell: None };
-            return self.pipeline.push(Vec::new(), behind);
+            // What the connection asks next waits: were this lost with its commit, it would be
+            // answered behind what is not.
+            self.stalled.entry(conn).or_default();
+            *self.unsaid.entry(conn).or_default() += 1;
+            return self.pipeline.push(Vec::new(), Then::Said { conn, number, frame });
         }
         self.out.push(Effect::Result { conn, number, frame });
     }
