@@ -100,6 +100,7 @@ listed! {
         Deaf,
         Mute,
         Unanswered,
+        Gagged,
         StoreBlind,
         RedisDown,
         RedisPauses,
@@ -190,5 +191,12 @@ listed! {
         OldIncarnation,
         /// What comes behind a gap is passed on to the peer.
         GapForwarded,
+        /// A new owner does not wait for what edges have to say before it ends a lease.
+        ExpiredUnannounced,
+        /// After a promotion epochs begin where the store says, whatever was seen.
+        EpochReset,
     }
 }
+
+/// Mistakes that need a scene of their own: chance brings about none of it often enough.
+pub(crate) const STAGED: [Planted; 2] = [Planted::ExpiredUnannounced, Planted::EpochReset];

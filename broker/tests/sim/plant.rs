@@ -11,6 +11,7 @@ use broker::model::{Envelope, Lane, MeshCommit, Outcome, Write};
 use broker::seat::item::{Down, FromOwner, Item};
 use broker::seat::{SeatEffect, SeatInput, Sight};
 use protocol::client::Status;
+use router::membership::View;
 use serde_json::Value;
 
 pub(crate) use link::Links;
@@ -59,7 +60,11 @@ impl World {
     }
 
     /// What a node sees while it takes this in.
-    pub(crate) fn forge_sight(&self, sight: &Sight, _input: &SeatInput) -> Sight {
+    pub(crate) fn forge_sight(&self, sight: &Sight, input: &SeatInput) -> Sight {
+        let activated = matches!(input, SeatInput::Store(_, Input::Activated { .. }));
+        if activated && self.plants(Planted::ExpiredUnannounced) {
+            return Sight { view: View::alone(sight.view.me().clone()), ..sight.clone() };
+        }
         sight.clone()
     }
 

@@ -103,6 +103,7 @@ impl SimStore {
         for since in now.leases.values_mut().filter_map(|(_, since)| since.as_mut()) {
             *since = at - alive.saturating_sub(*since);
         }
+        let floor = if self.planted == Some(Planted::EpochReset) { 0 } else { floor };
         now.epoch = now.epoch.max(floor) + 1;
         now.owner = process;
         now.taken_at = at;

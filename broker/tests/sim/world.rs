@@ -9,7 +9,7 @@ mod process;
 mod redis;
 mod socket;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::edge::session::Session;
@@ -24,7 +24,7 @@ use router::membership::{Members, Sighting, View};
 use router::node::NodeKey;
 
 use crate::beside;
-use crate::check::Checker;
+use crate::check::{Checker, Mark};
 use crate::client::{Client, Kind, wall};
 use crate::faults::{Coverage, Fault, Planted};
 use crate::rng::Rng;
@@ -150,6 +150,8 @@ pub(crate) struct Cuts {
     pub(crate) mute: u64,
     /// Its heartbeats arrive, and their answers do not.
     pub(crate) unanswered: u64,
+    /// Its heartbeats arrive, and what it says to others does not.
+    pub(crate) gagged: u64,
     /// From the store: since when, and until when.
     pub(crate) store: (u64, u64),
 }
@@ -216,6 +218,12 @@ pub(crate) struct World {
     pub(crate) links: crate::plant::Links,
     /// Whether somebody runs the mesh.
     owned: bool,
+    /// What was durable before each commit, if a replica may be promoted.
+    pub(crate) past: Option<Vec<(Durable, Mark)>>,
+    /// Messages that a promoted replica has never seen.
+    pub(crate) lost_tail: BTreeSet<String>,
+    /// How long until a node starts again, if chance does not say so.
+    pub(crate) restart_after: Option<u64>,
     /// A socket's deadline has passed, and nothing else.
     ticking: bool,
     pub(crate) clients: Vec<Client>,
@@ -303,7 +311,10 @@ fn next_conn(conn: ConnId) -> ConnId {
 
 impl World {
     pub(crate) fn new(seed: u64, planted: Option<Planted>) -> Self {
-        let mode = mode(seed);
+        Self::with(seed, mode(seed), planted)
+    }
+
+    pub(crate) fn with(seed: u64, mode: Mode, planted: Option<Planted>) -> Self {
         let mut rng = Rng::new(seed);
         let mut store = SimStore::new(planted);
         let members: Vec<Keypair> =
@@ -340,6 +351,9 @@ impl World {
             streamed: BTreeMap::new(),
             links: crate::plant::Links::default(),
             owned: false,
+            past: None,
+            lost_tail: BTreeSet::new(),
+            restart_after: None,
             ticking: false,
             clients,
             chaos: true,

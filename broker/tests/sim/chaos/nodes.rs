@@ -4,7 +4,7 @@ use crate::faults::Fault;
 use crate::world::{Cuts, World};
 
 /// After what reasons a mesh may have a new owner.
-const REASONS: [Fault; 23] = [
+const REASONS: [Fault; 24] = [
     Fault::CrashBeforeCommit,
     Fault::CrashAfterCommit,
     Fault::CrashBeforeActivation,
@@ -23,6 +23,7 @@ const REASONS: [Fault; 23] = [
     Fault::Deaf,
     Fault::Mute,
     Fault::Unanswered,
+    Fault::Gagged,
     Fault::RedisDown,
     Fault::RedisForgets,
     Fault::Drain,
@@ -59,7 +60,10 @@ impl World {
             3 | 4 => self.cut(node, Fault::RedisBlind, 25_000, |cuts, until| cuts.blind = until),
             5 | 6 => self.cut(node, Fault::Deaf, 8_000, |cuts, until| cuts.deaf = until),
             7 => self.cut(node, Fault::Mute, 8_000, |cuts, until| cuts.mute = until),
-            8 => self.cut(node, Fault::Unanswered, 8_000, |cuts, until| cuts.unanswered = until),
+            8 if self.rng.one_in(2) => {
+                self.cut(node, Fault::Unanswered, 8_000, |cuts, until| cuts.unanswered = until);
+            }
+            8 => self.cut(node, Fault::Gagged, 8_000, |cuts, until| cuts.gagged = until),
             9 => {
                 let now = self.now;
                 self.cut(node, Fault::StoreBlind, 12_000, |cuts, until| cuts.store = (now, until));

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::client::MESH;
 
+#[derive(Clone)]
 pub(super) struct Chain {
     last: String,
     pub(super) entries: usize,

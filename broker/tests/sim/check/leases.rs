@@ -48,7 +48,7 @@ impl Body {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Leases(pub(super) BTreeMap<PresenceId, Body>);
 
 impl Leases {

@@ -29,7 +29,7 @@ pub(super) enum Cause {
 #[derive(Default)]
 pub(super) struct Presences {
     /// By the audit: who has a presence, and which.
-    present: BTreeMap<u64, String>,
+    pub(super) present: BTreeMap<u64, String>,
     identities: BTreeMap<String, u64>,
     /// When the server noticed that somebody is gone.
     departed: BTreeMap<u64, u64>,
@@ -49,6 +49,8 @@ pub(super) struct Presences {
     /// Those that were gone before they could be anybody's news.
     brief: BTreeSet<String>,
     pub(super) reattaches: usize,
+    /// Departures for which nobody asked.
+    pub(super) lapsed: Vec<u64>,
 }
 
 impl Presences {
@@ -190,6 +192,7 @@ impl Presences {
         if cause == Cause::Moderated || self.farewells.contains(&identity) {
             return Ok(());
         }
+        self.lapsed.push(identity);
         let cut = self.cut.get(&identity).is_some_and(|since| since + GRACE_MS <= now);
         if self.here.contains(&identity) && !cut {
             return Err(format!("client {identity} left while it was here"));

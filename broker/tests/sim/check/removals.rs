@@ -14,13 +14,14 @@ use crate::world::COOLDOWN_MS;
 const PUSH_SLACK_MS: u64 = 20;
 
 /// A moderation verb, as an edge passed it on.
+#[derive(Clone)]
 struct Command {
     caller: MemberId,
     kicks: bool,
     at: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Removals {
     /// Banned by command, since when that is durable.
     banned: BTreeMap<MemberId, u64>,

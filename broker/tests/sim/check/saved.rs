@@ -9,7 +9,7 @@ use protocol::PresenceId;
 use super::leases::{Body, Leases};
 
 /// What a presence has not saved yet.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Own {
     groups: bool,
     profile: bool,
@@ -22,7 +22,7 @@ struct Own {
     saved: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Saved {
     own: BTreeMap<PresenceId, Own>,
     /// Whoever may have left a group that it was not in: that is a change, too.

@@ -53,6 +53,9 @@ fn delivered(world: &World, failures: &mut Vec<String>) {
     let waiting: BTreeSet<_> = world.store.now.deliveries.iter().map(|(_, seq)| *seq).collect();
     for sender in &world.clients {
         for (body, (id, _)) in &sender.acked {
+            if world.lost_tail.contains(id) {
+                continue;
+            }
             let rows = &world.store.now.envelopes;
             let row = MessageId::position(id).and_then(|seq| rows.get(&seq));
             let Some(row) = row.filter(|row| row.envelope.id.as_str() == id) else {

@@ -14,8 +14,12 @@ enum Word {
     Gone,
 }
 
+/// Presences, by id.
+pub(super) type Lives = BTreeMap<String, Life>;
+
 /// A presence that has come, and gone if it has.
-struct Life {
+#[derive(Clone)]
+pub(super) struct Life {
     subject: Subject,
     member: String,
     session: bool,
@@ -28,7 +32,7 @@ struct Life {
 #[derive(Default)]
 pub(super) struct Watchers {
     words: BTreeMap<u64, BTreeMap<Subject, Word>>,
-    lives: BTreeMap<String, Life>,
+    pub(super) lives: Lives,
 }
 
 /// Somebody who is connected in the end: since when without a break, and as whom.

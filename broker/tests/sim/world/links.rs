@@ -154,7 +154,7 @@ impl World {
         let Some(item) = self.forge_said(id, to, item) else { return };
         let Some(bytes) = item::encode(&MeshId::from(MESH), &item) else { return };
         self.trace(|| format!("process-{id} says to {to} {item:?}"));
-        if !self.reaches_redis(id) {
+        if !self.reaches_redis(id) || self.processes[&id].cuts.gagged > self.now {
             return;
         }
         if !self.listens(to) {

@@ -143,7 +143,7 @@ impl World {
         if wanted {
             let pause = if self.rng.one_in(4) && self.chaos { 20_000 } else { 1_500 };
             let pause = self.rng.between(50, pause);
-            self.at(pause, Event::Start(slot));
+            self.at(self.restart_after.unwrap_or(pause), Event::Start(slot));
         }
     }
 

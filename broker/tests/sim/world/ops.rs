@@ -1,5 +1,7 @@
 //! What the store is asked to do, moment by moment.
 
+use std::collections::BTreeSet;
+
 use broker::mesh::io::{Answer, Input};
 use broker::model::{Epoch, MeshCommit, Outcome, Unit, Write};
 
@@ -8,6 +10,7 @@ use broker::seat::SeatInput;
 use super::{Event, Mode, Op, Reply, Work, World};
 use crate::client::wall;
 use crate::faults::{Fault, Planted};
+use crate::store::Durable;
 
 impl World {
     pub(super) fn op(&mut self, process: u64, term: u64, work: Work) {
@@ -144,6 +147,7 @@ impl World {
     }
 
     fn land(&mut self, epoch: Epoch, units: &[Unit]) -> Outcome {
+        self.remember();
         let outcome = self.store.commit(self.now, units);
         if matches!(outcome, Outcome::Committed { .. }) {
             if let Outcome::Committed { purged: 1.. } = outcome {
@@ -181,6 +185,7 @@ impl World {
             return;
         }
         for id in std::mem::take(&mut self.waiting) {
+            self.remember();
             let Some(op) = self.ops.get_mut(&id) else { continue };
             let process = op.process;
             let Work::Activate { floor, raised, .. } = &mut op.work else { continue };
@@ -246,6 +251,40 @@ impl World {
 
     pub(crate) fn slow_store(&mut self, until: u64) {
         self.store_slow_until = until;
+    }
+
+    fn remember(&mut self) {
+        if let Some(past) = &mut self.past {
+            past.push((self.store.now.clone(), self.check.mark()));
+        }
+    }
+
+    /// A replica takes the store's place that has not seen the last commits. Whatever is under way
+    /// has an unknown outcome.
+    pub(crate) fn promote(&mut self, lost: usize) {
+        let mut past = self.past.take().unwrap_or_default();
+        let kept = past.len().checked_sub(lost).expect("so many commits");
+        let (then, mark) = past.remove(kept);
+        let ids = |store: &Durable| -> BTreeSet<String> {
+            store.envelopes.values().map(|row| row.envelope.id.to_string()).collect()
+        };
+        self.lost_tail = &ids(&self.store.now) - &ids(&then);
+        self.store.now = then;
+        self.check.rewind(mark, &self.store.now);
+        for (_, op) in std::mem::take(&mut self.ops) {
+            let unknown = match op.work {
+                Work::Commit(_) => Input::CommitUnknown,
+                Work::Activate { .. } => Input::NotActivated,
+                Work::Ask(ticket, _) => Input::Answer(ticket, None),
+                Work::Beat => continue,
+            };
+            if !op.orphan {
+                self.input(op.process, SeatInput::Store(op.term, unknown));
+            }
+        }
+        self.store.locks.clear();
+        self.waiting.clear();
+        self.look_for_owner();
     }
 
     /// What was asked of the store is nobody's business any more; it may do it all the same.
