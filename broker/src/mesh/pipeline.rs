@@ -3,7 +3,7 @@
 //! One commit of a mesh is in flight at a time; what gathers meanwhile is the next. So commits
 //! group by themselves, without a timer, and a commit of unknown outcome has none behind it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::server::{Frame, HelloAck};
@@ -123,13 +123,22 @@ impl Pipeline {
     }
 
     /// Nothing of the commit in flight was written, for these of its envelopes were known: they
-    /// are taken out, the others wait again, before all else.
-    pub(crate) fn take_out(&mut self, known: &HashSet<Seq>) -> Vec<Accepted> {
-        let mut taken = Vec::new();
+    /// are taken out, the others wait again, before all else. Taken out as well, and answered
+    /// second, is what a connection asked for before something of it that was known: an owner before
+    /// must have refused it, and its answer was lost. Accepted now, it would come out of order.
+    pub(crate) fn take_out(&mut self, known: &HashSet<Seq>) -> (Vec<Accepted>, Vec<Accepted>) {
+        let (mut taken, mut overtaken) = (Vec::new(), Vec::new());
+        let mut last: HashMap<ConnId, u64> = HashMap::new();
         for (unit, then) in self.in_flight.take().into_iter().flatten().rev() {
             match then {
                 Then::Accepted(accepted) if known.contains(&accepted.envelope.seq) => {
+                    last.entry(accepted.conn).or_insert(accepted.number);
                     taken.push(*accepted);
+                }
+                Then::Accepted(accepted)
+                    if last.get(&accepted.conn).is_some_and(|last| accepted.number < *last) =>
+                {
+                    overtaken.push(*accepted);
                 }
                 then => {
                     self.bytes += size(&unit);
@@ -138,7 +147,8 @@ impl Pipeline {
             }
         }
         taken.reverse();
-        taken
+        overtaken.reverse();
+        (taken, overtaken)
     }
 }
 

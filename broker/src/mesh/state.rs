@@ -445,7 +445,11 @@ impl Mesh {
             Outcome::Known(known) => {
                 let mut originals: HashMap<Seq, _> =
                     known.into_iter().map(|known| (known.seq, known.original)).collect();
-                let taken = self.pipeline.take_out(&originals.keys().copied().collect());
+                let (taken, overtaken) =
+                    self.pipeline.take_out(&originals.keys().copied().collect());
+                for accepted in overtaken {
+                    self.refuse_unavailable(accepted.conn, accepted.number, accepted.ack_id);
+                }
                 for accepted in taken {
                     let original = originals.remove(&accepted.envelope.seq);
                     self.accepted(accepted, original);
