@@ -8,6 +8,7 @@ use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
 
 use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use super::owner::LINK_BYTES;
 use crate::mesh::io::{Edge, Ms, Numbered};
 use crate::model::Epoch;
 
@@ -26,6 +27,8 @@ pub(super) struct Relay {
     pause: Ms,
     up: Outgoing<Up>,
     down: Incoming,
+    /// More waited than may: it is given up.
+    broken: bool,
     /// The epoch the connections have been told of over this link.
     pub(super) epoch: Option<Epoch>,
 }
@@ -54,6 +57,7 @@ impl Relay {
             pause: ANNOUNCE_MS.0,
             up: Outgoing::default(),
             down: Incoming::default(),
+            broken: false,
             epoch: None,
         }
     }
@@ -91,7 +95,15 @@ impl Relay {
     /// What must arrive, however long it takes.
     pub(super) fn push(&mut self, up: Up) {
         let bytes = up.bytes();
-        self.up.push(up, bytes);
+        self.broken |= !self.up.is_empty() && self.up.bytes() + bytes > LINK_BYTES;
+        if !self.broken {
+            self.up.push(up, bytes);
+        }
+    }
+
+    /// Whether the link must be given up: the next says everything anew, but for what hooks told.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Something of this link's owner. Nothing of another link may be used: a late frame of a life

@@ -269,6 +269,12 @@ impl Seat {
     /// The effects of all inputs since the last time, in the order to carry them out.
     pub fn drain(&mut self, now: Now, sight: &Sight) -> Vec<SeatEffect> {
         self.settle(now, sight);
+        if let Role::Relay(relay) = &self.role
+            && relay.is_broken()
+        {
+            let owner = relay.owner.clone();
+            self.relay_to(now, owner);
+        }
         let mut said = Vec::new();
         match &mut self.role {
             Role::Idle => {}

@@ -31,7 +31,7 @@ use presences::Presences;
 use removals::Removals;
 pub(crate) use rewind::Mark;
 use saved::Saved;
-pub(crate) use settled::settled;
+pub(crate) use settled::{resumed, settled};
 use status::Words;
 pub(crate) use traffic::Outlet;
 use traffic::Traffic;

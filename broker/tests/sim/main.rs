@@ -38,6 +38,10 @@ const CHAOS_MS: u64 = 150_000;
 /// Then everything must settle: all graces over, all repetitions due.
 const CALM_MS: u64 = 420_000;
 
+/// So long after the last fault traffic flows again, and is answered within so long.
+const RESUME_MS: u64 = 15_000;
+const PROMPT_MS: u64 = 3_000;
+
 /// What every history must have seen; the faults go on until it has.
 const ENVELOPES: usize = 200;
 const CRASHES: usize = 3;
@@ -63,6 +67,10 @@ fn run(seed: u64, planted: Option<Planted>) -> Run {
         world.run_until(end);
     }
     world.calm();
+    world.run_until(end + RESUME_MS);
+    let said = world.speak_up();
+    world.run_until(end + RESUME_MS + PROMPT_MS);
+    check::resumed(&mut world, &said);
     world.run_until(end + CALM_MS);
     if !world.check.failed() {
         check::settled(&mut world);

@@ -6,6 +6,8 @@ use crate::faults::Planted;
 use crate::rng::Rng;
 use crate::world::{Mode, World};
 
+mod bounds;
+
 /// Each scene is played so often, each time a little differently.
 const TAKES: u64 = 20;
 /// Everybody has arrived.
@@ -83,7 +85,8 @@ fn an_owner_dies_just_before_a_grace_is_over() {
         let mut rng = Rng::new(seed);
         let returns = seed.is_multiple_of(2);
         let gone_at = world.now;
-        world.hang_up(SUBJECT, true, GRACE_MS - 500);
+        // Clients look at the clock every 1.5 s at least.
+        world.hang_up(SUBJECT, true, GRACE_MS - 2_000);
         if !returns {
             world.clients[SUBJECT].back_at = None;
         }

@@ -374,8 +374,7 @@ impl World {
             world.check.introduce(client);
         }
         world.check.owner_lost(world.now);
-        let nodes = if let Mode::Cluster(nodes) = mode { nodes } else { 1 };
-        (0..nodes).for_each(|slot| world.start(slot));
+        (0..world.nodes()).for_each(|slot| world.start(slot));
         for client in 0..world.clients.len() {
             world.at(5 + client as u64, Event::ClientWake(client));
         }
@@ -390,6 +389,10 @@ impl World {
     pub(crate) fn at(&mut self, after: u64, event: Event) {
         self.order += 1;
         self.events.insert((self.now + after, self.order), event);
+    }
+
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        self.limits.send_rate > 0
     }
 
     /// A number not used before.
@@ -451,7 +454,7 @@ impl World {
             Event::ActivationRead(op) => self.activation_read(op),
             Event::ClientWake(client) => self.client_wake(client),
             Event::Chaos => self.chaos(),
-            Event::Start(slot) => self.start(slot),
+            Event::Start(slot) => self.start_if_wanted(slot),
             Event::ClaimLost(process) => {
                 if self.processes.keys().any(|other| *other > process) {
                     self.kill(process);
