@@ -16,6 +16,17 @@ sim seeds="5000":
 load *args:
     cargo run --release -p loadtest -- {{args}}
 
+# A cluster of release nodes, broken in fourteen ways under load; five minutes, and in the gate
+chaos-short *args:
+    cargo build --release --locked -p claudemesh-broker -p loadtest
+    target/release/loadtest chaos --short --out target/chaos-short {{args}}
+
+# Every fault alone and in pairs, with a short grace and with the real one; some forty minutes
+chaos *args:
+    cargo build --release --locked -p claudemesh-broker -p loadtest
+    target/release/loadtest chaos --grace 20 --out target/chaos-20 {{args}}
+    target/release/loadtest chaos --grace 90 --out target/chaos-90 {{args}}
+
 # The frame parser against arbitrary bytes; fuzz/README.md says what it needs
 fuzz seconds="60":
     cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run frame -- -max_total_time={{seconds}}

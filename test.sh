@@ -40,6 +40,25 @@ apt_postgres() {
     trap - EXIT
 }
 
+# Debian's Redis package starts a server on port 6379 when it is installed, and at every boot. This
+# file, which the system's administrator may have, says no to the former.
+POLICY=/usr/sbin/policy-rc.d
+
+apt_redis() {
+    if [ -e "$POLICY" ]; then
+        apt_install redis-server
+    else
+        trap 'as_root rm -f "$POLICY"' EXIT
+        as_root sh -c 'printf "#!/bin/sh\nexit 101\n" >"$1" && chmod 755 "$1"' sh "$POLICY"
+        apt_install redis-server
+        as_root rm -f "$POLICY"
+        trap - EXIT
+    fi
+    if has systemctl; then
+        as_root systemctl disable --quiet redis-server 2>/dev/null || true
+    fi
+}
+
 # The servers' programs: on the path, or where Debian keeps them off it.
 postgres_is_here() {
     has initdb && has postgres && return
@@ -75,6 +94,20 @@ need_postgres() {
     fi
 }
 
+need_redis() {
+    if has apt-get; then
+        apt_redis
+    elif has brew; then
+        say "installing with brew: redis"
+        brew install --quiet redis
+    fi
+    if ! has redis-server; then
+        say "Redis is missing: its program redis-server, no running server"
+        say "please install your system's package (often redis or redis-server) and run this again"
+        exit 1
+    fi
+}
+
 # Homebrew keeps it off the path.
 brew_postgres() {
     if has brew && prefix=$(brew --prefix postgresql@17 2>/dev/null); then
@@ -90,6 +123,7 @@ fi
 has cc || need_cc
 postgres_is_here || brew_postgres
 postgres_is_here || need_postgres
+has redis-server || need_redis
 
 # Many tests wait for a grace or a stalled reader rather than work.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"

@@ -9,6 +9,7 @@ mod invite;
 mod keys;
 mod mesh;
 mod settings;
+mod status;
 
 use std::fmt;
 use std::io::Write;
@@ -81,6 +82,7 @@ pub async fn run(matches: &ArgMatches, reading: &Reading) -> Result<String, Fail
             Ok(format!("The tables are up to date: {}\n", open::describe(&config)))
         }
         Some(("mesh", matches)) => mesh::run(matches, &reading.config(Purpose::Tools)?).await,
+        Some(("status", matches)) => status::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("check-config", _)) => settings::check(reading),
         Some(("print-config", _)) => settings::print(reading),
         Some(("print-readme-table", _)) => Ok(crate::config::markdown()),

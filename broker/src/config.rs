@@ -37,6 +37,8 @@ pub struct Config {
     pub database_url: Option<Secret>,
     /// Redis, through which the nodes of a cluster talk.
     pub redis_url: Option<Secret>,
+    /// With which they prove to each other that they belong to one cluster.
+    pub cluster_secret: Option<Secret>,
     /// Where the SQLite file lives.
     pub data_dir: Arc<Path>,
     /// Whether tables are left as they are at start.
@@ -81,6 +83,10 @@ pub struct Config {
     pub drain: Duration,
     /// This node's name.
     pub node_id: Arc<str>,
+    /// What Fly.io calls the machine it runs on.
+    pub fly_machine_id: Option<Arc<str>>,
+    /// Where it stands.
+    pub region: Option<Arc<str>>,
     /// How often a node says that it lives.
     pub node_heartbeat: Duration,
     /// After how long without a heartbeat a node counts as gone.
@@ -137,6 +143,7 @@ impl Config {
         Self {
             database_url: None,
             redis_url: None,
+            cluster_secret: None,
             data_dir: Path::new("").into(),
             skip_migrate: false,
             bind_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -159,6 +166,8 @@ impl Config {
             lease_grace: Duration::ZERO,
             drain: Duration::ZERO,
             node_id: "".into(),
+            fly_machine_id: None,
+            region: None,
             node_heartbeat: Duration::ZERO,
             node_ttl: Duration::ZERO,
             node_env: NodeEnv::Development,

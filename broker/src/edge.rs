@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use address::PerAddress;
 use axum::http::HeaderName;
 pub use half_open::HalfOpen;
+use protocol::Close;
 pub use readiness::Readiness;
 pub use routes::routes;
 pub use socket::WRITE_TIMEOUT;
@@ -33,6 +34,15 @@ use crate::config::Secret;
 use crate::mesh::io::Ms;
 use crate::seat::handle::Directory;
 use crate::telemetry::Metrics;
+
+/// Sockets are to go elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Leave {
+    /// Over which time: clients come back without jitter, so whoever sends them away spreads them.
+    pub spread: Duration,
+    /// What they are told.
+    pub close: Close,
+}
 
 /// What all sockets of a node share.
 pub struct Edge {
@@ -46,8 +56,8 @@ pub struct Edge {
     pub half_open: HalfOpen,
     /// Whether hellos can be answered.
     pub readiness: Readiness,
-    /// Set when the node goes away: the time over which sockets are closed.
-    pub draining: watch::Receiver<Option<Duration>>,
+    /// Set while sockets are to go.
+    pub leaving: watch::Receiver<Option<Leave>>,
     /// Every socket's task.
     pub tasks: TaskTracker,
     /// The time.
@@ -70,6 +80,8 @@ pub struct Edge {
     pub hook_token: Option<Secret>,
     /// Attempts to join, by address.
     pub joins: PerAddress,
+    /// Whether Fly.io's proxy is in front, and passes upgrades on where it is told to.
+    pub replays: bool,
     /// The build.
     pub git_sha: Arc<str>,
 }

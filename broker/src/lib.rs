@@ -1,13 +1,16 @@
 //! A claudemesh broker node, as a library: the binary only starts it.
 //!
 //! * [`app`] wires the rooms together; it is the only one that sees them all.
-//! * [`edge`] terminates WebSockets; [`mesh`] runs each mesh; [`store`] keeps what must last.
+//! * [`edge`] terminates WebSockets; [`mesh`] holds the rules of a mesh, [`seat`] says on which node it
+//!   runs; [`store`] keeps what must last.
+//! * [`cluster`] is this node among others.
 //! * [`model`] holds the words that `mesh` and `store` share.
 //! * [`cli`], [`config`], [`telemetry`]: how an operator talks to a node, and it to them.
 
 pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod edge;
 pub mod lifecycle;

@@ -29,12 +29,17 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Waits to be the only process on the store, at most `patience`.
-pub async fn claim(store: &dyn Store, patience: Duration) -> Result<Box<dyn Claim>, ClaimError> {
+/// Waits to be the only process on the store, or (`shared`) to have it with none but nodes of a
+/// cluster, at most `patience`.
+pub async fn claim(
+    store: &dyn Store,
+    shared: bool,
+    patience: Duration,
+) -> Result<Box<dyn Claim>, ClaimError> {
     let deadline = Instant::now() + patience;
     let mut told = false;
     loop {
-        if let Some(claim) = store.claim().await? {
+        if let Some(claim) = store.claim(shared).await? {
             return Ok(claim);
         }
         if !told {
@@ -56,6 +61,7 @@ pub async fn claim(store: &dyn Store, patience: Duration) -> Result<Box<dyn Clai
 pub async fn keep_claim(
     store: Arc<dyn Store>,
     mut claim: Box<dyn Claim>,
+    shared: bool,
     superseded: CancellationToken,
 ) {
     loop {
@@ -63,7 +69,7 @@ pub async fn keep_claim(
         if claim.held().await {
             continue;
         }
-        match store.claim().await {
+        match store.claim(shared).await {
             Ok(Some(again)) => claim = again,
             Ok(None) => {
                 superseded.cancel();

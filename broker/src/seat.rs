@@ -10,12 +10,12 @@ mod actor;
 mod cluster;
 pub mod handle;
 pub mod item;
+pub mod mirror;
 mod owner;
 mod relay;
 mod state;
 
 pub use actor::Node;
 pub use cluster::{Alone, Cluster};
-pub use item::Item;
-pub use owner::LINK_BYTES;
+pub use item::{Item, LINK_BYTES};
 pub use state::{RETAKE_MS, Seat, SeatEffect, SeatInput, Sight};

@@ -19,8 +19,8 @@ use protocol::{MemberId, MeshId};
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
-    Topic, User,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, User,
 };
 
 /// Why the store did not do as asked.
@@ -66,9 +66,13 @@ pub trait Store: Send + Sync + 'static {
     /// Sentences about a set-up that cannot keep the promises (`fsync=off`, asynchronous standby).
     async fn unsafe_settings(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Asks to be the only node on this store. Nothing if another process is. Given back when the
-    /// claim is dropped or the process dies, however it dies. A hint: safety rests on the fence.
-    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError>;
+    /// Asks to be the only node on this store, or (`shared`) one of a cluster that has it. Nothing if
+    /// another process stands against that. Given back when the claim is dropped or the process
+    /// dies, however it dies. A hint: safety rests on the fence.
+    async fn claim(&self, shared: bool) -> Result<Option<Box<dyn Claim>>, StoreError>;
+
+    /// Microseconds since the Unix epoch, by the store's clock: all nodes have the same.
+    async fn clock(&self) -> Result<u64, StoreError>;
 
     /// This node is alive: notes the time by the store's clock. Called while leases are in grace.
     /// `node`, here and in [`Store::activate`], names one incarnation: were a restarted process to
@@ -84,6 +88,10 @@ pub trait Store: Send + Sync + 'static {
         node: &str,
         floor: Epoch,
     ) -> Result<Option<Activation>, StoreError>;
+
+    /// How a mesh stands, for people. Nothing if there is no such mesh. Counts rows: not for the hot
+    /// path.
+    async fn standing(&self, mesh: &MeshId) -> Result<Option<Standing>, StoreError>;
 
     /// Meshes that hold leases: after a start their graces must run on.
     async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError>;

@@ -14,8 +14,9 @@ use broker::edge;
 use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
 use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
 use broker::mesh::{self, BRIEF_MS, CONTEST_MS, CONTEST_TIMES, FRESH_MS, MESH_BYTES};
-use broker::mesh::{REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
+use broker::mesh::{ANNOUNCE_MS, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
 use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
+use broker::seat::LINK_BYTES;
 use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
 use protocol::close::{self, Close};
 use protocol::limits::{
@@ -153,6 +154,16 @@ fn of_a_node() -> Vec<Row> {
         ),
         ("Messages of one mesh in memory", bytes(MESH_BYTES), "read back from the store when due"),
         (
+            "What waits for another node, in one mesh",
+            bytes(LINK_BYTES),
+            "said again from the start",
+        ),
+        (
+            "A lease whose grace is over, under a new owner",
+            time(ANNOUNCE_MS),
+            "until every node has said whom it holds",
+        ),
+        (
             "One commit of a node",
             format!("{MAX_BATCH_UNITS} writes, or {}", bytes(MAX_BATCH_BYTES)),
             "the rest goes with the next",
@@ -183,6 +194,7 @@ fn readme_tells_the_close_codes() {
         close::SESSION_REPLACED,
         close::DISCONNECTED,
         close::SHUTTING_DOWN,
+        close::NODE_SUPERSEDED,
         close::HELLO_TIMEOUT,
         close::FLOOD,
         close::FRAME_TOO_LARGE,

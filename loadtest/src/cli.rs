@@ -36,6 +36,16 @@ pub(crate) enum Command {
     Idle(Idle),
     /// Asks for everything the wire contract promises, check by check.
     Conformance(Conformance),
+    /// Starts a cluster of its own, breaks it in every way it knows, and judges what clients saw.
+    Chaos(Chaos),
+    /// Judges the log of an earlier run of `chaos`.
+    ChaosCheck {
+        /// The run's `log.jsonl`.
+        file: PathBuf,
+        /// Report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Clone, Args)]
@@ -115,6 +125,43 @@ pub(crate) struct Conformance {
     /// The broker's `HOOK_TOKEN`, if it has one.
     #[arg(long)]
     pub(crate) hook_token: Option<String>,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Chaos {
+    /// The broker's program; beside this one if not given.
+    #[arg(long)]
+    pub(crate) broker: Option<PathBuf>,
+    /// Where logs go; made if missing.
+    #[arg(long, default_value = "target/chaos")]
+    pub(crate) out: PathBuf,
+    /// Nodes; a single one runs without Redis.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: u32,
+    /// Meshes of twelve clients each.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) meshes: u32,
+    /// Messages per second, of all clients together.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) rate: u64,
+    /// `LEASE_GRACE_SECONDS` of the nodes.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) grace: u64,
+    /// Chooses victims, pairs and pauses.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// A choice of faults that takes less than eight minutes.
+    #[arg(long, conflicts_with = "figures")]
+    pub(crate) short: bool,
+    /// Few faults, again and again, for their times.
+    #[arg(long)]
+    pub(crate) figures: bool,
+    /// Only these faults, in this order; `help` lists them.
+    #[arg(long, conflicts_with_all = ["short", "figures"])]
+    pub(crate) only: Vec<String>,
     /// Report as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -74,20 +74,32 @@ impl Identity {
 
     /// A member's hello with a session key it does not prove, as one-shot commands send it.
     pub(crate) fn hello(&self, now_ms: i64) -> String {
+        let mut hello = self.member_hello(now_ms);
+        hello["sessionPubkey"] = json!(self.address());
+        self.with_profile(hello, "claude-code")
+    }
+
+    /// A member's own connection, as its daemon keeps it.
+    pub(crate) fn daemon_hello(&self, now_ms: i64) -> String {
+        self.with_profile(self.member_hello(now_ms), "claudemesh-daemon")
+    }
+
+    /// What others send to, to reach the member.
+    pub(crate) fn member_address(&self) -> &str {
+        &self.member.pubkey
+    }
+
+    fn member_hello(&self, now_ms: i64) -> Value {
         let Member { id: member_id, pubkey, .. } = &self.member;
         let said = canonical::hello(&self.mesh_id, member_id, pubkey, now_ms);
-        self.with_profile(
-            json!({
-                "type": "hello",
-                "meshId": self.mesh_id,
-                "memberId": member_id,
-                "pubkey": pubkey,
-                "sessionPubkey": self.address(),
-                "timestamp": now_ms,
-                "signature": self.parent.sign(&said),
-            }),
-            "claude-code",
-        )
+        json!({
+            "type": "hello",
+            "meshId": self.mesh_id,
+            "memberId": member_id,
+            "pubkey": pubkey,
+            "timestamp": now_ms,
+            "signature": self.parent.sign(&said),
+        })
     }
 
     fn with_profile(&self, mut hello: Value, channel: &str) -> String {
@@ -124,9 +136,15 @@ mod tests {
         assert_eq!(verify(parent, &word.signature, &vouched), Ok(()));
         assert_eq!(*session, identity.address());
 
-        let Ok(Frame::Hello(hello)) = client::parse(&identity.hello(5)) else { panic!("a hello") };
-        let said = canonical::hello(&hello.mesh_id, &hello.member_id, &hello.pubkey, 5);
-        assert_eq!(verify(&hello.pubkey, &hello.signature, &said), Ok(()));
+        for (text, key) in
+            [(identity.hello(5), Some(identity.address())), (identity.daemon_hello(5), None)]
+        {
+            let Ok(Frame::Hello(hello)) = client::parse(&text) else { panic!("a hello") };
+            let said = canonical::hello(&hello.mesh_id, &hello.member_id, &hello.pubkey, 5);
+            assert_eq!(verify(&hello.pubkey, &hello.signature, &said), Ok(()));
+            assert_eq!(hello.pubkey, identity.member_address());
+            assert_eq!(hello.session_pubkey.as_deref().map(ToString::to_string), key);
+        }
     }
 
     #[test]

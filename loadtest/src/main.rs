@@ -4,6 +4,7 @@
 //! It shares its machine with the broker it measures, so it is frugal: one thread, one task a
 //! peer, many frames a flush, no lock on the way of a message.
 
+mod chaos;
 mod cli;
 mod clock;
 mod conformance;
@@ -48,6 +49,10 @@ pub(crate) enum Error {
     Lost(String),
     #[error("process {pid}: {why}")]
     Process { pid: u32, why: String },
+    #[error("{path}: {why}")]
+    Log { path: String, why: String },
+    #[error("the cluster: {0}")]
+    Cluster(String),
     #[error("runtime: {0}")]
     Runtime(#[from] std::io::Error),
 }
@@ -77,6 +82,12 @@ fn run(cli: cli::Cli) -> Result<bool, Error> {
         }
         cli::Command::Idle(idle) => {
             runtime.block_on(idle::run(&idle)).map(|report| report.print(idle.json))
+        }
+        cli::Command::Chaos(chaos) => {
+            runtime.block_on(chaos::run(&chaos)).map(|report| report.print(chaos.json))
+        }
+        cli::Command::ChaosCheck { file, json } => {
+            chaos::check_file(&file).map(|report| report.print(json))
         }
         cli::Command::Conformance(suite) => {
             runtime.block_on(conformance::run(&suite)).map(|report| report.print(suite.json))

@@ -163,7 +163,7 @@ impl Outgoing {
 }
 
 /// Whether clients give up on a send refused so (protocol-core §11.2).
-fn is_permanent(error: &str) -> bool {
+pub(crate) fn is_permanent(error: &str) -> bool {
     const WORDS: [&str; 5] = ["invalid", "forbidden", "not_authorized", "unknown", "not_found"];
     let error = error.to_lowercase();
     WORDS.iter().any(|word| error.contains(word))

@@ -35,6 +35,11 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// Connects and says hello; comes back once it is acknowledged.
     pub(crate) async fn open(url: &str, hello: String) -> Result<Self, Error> {
+        Ok(Self::open_greeted(url, hello).await?.0)
+    }
+
+    /// The same, with the text of the acknowledgement.
+    pub(crate) async fn open_greeted(url: &str, hello: String) -> Result<(Self, Utf8Bytes), Error> {
         let failed = |why: String| Error::Connect { url: url.to_owned(), why };
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
         let connecting = connect_async_with_config(url, Some(config), true);
@@ -43,19 +48,19 @@ impl Pipe {
             .map_err(|_| failed("no answer".to_owned()))?
             .map_err(|error| failed(error.to_string()))?;
         let mut pipe = Self { socket, outbox: VecDeque::from([hello]), unflushed: false };
-        timeout(GREETING, pipe.greeted())
+        let text = timeout(GREETING, pipe.greeted())
             .await
             .map_err(|_| Error::Hello("no answer".to_owned()))??;
-        Ok(pipe)
+        Ok((pipe, text))
     }
 
-    async fn greeted(&mut self) -> Result<(), Error> {
+    async fn greeted(&mut self) -> Result<Utf8Bytes, Error> {
         loop {
             // One at a time: what follows the ack is for the caller.
             let text = std::future::poll_fn(|cx| self.poll_frame(cx)).await?;
             let Ok(frame) = serde_json::from_str::<Incoming<'_>>(&text) else { continue };
             match frame.kind.as_ref() {
-                "hello_ack" => return Ok(()),
+                "hello_ack" => return Ok(text),
                 "error" => return Err(Error::Hello(format!("{}: {}", frame.code, frame.message))),
                 _ => {}
             }

@@ -85,6 +85,29 @@ impl Composer {
     }
 }
 
+/// A short `send`, with any priority, and perhaps without the id that makes a retry safe.
+pub(crate) fn write_send(
+    number: u32,
+    target: &str,
+    priority: &str,
+    retryable: bool,
+    mark: &Mark,
+) -> String {
+    let id = Id { run: mark.run, sender: mark.sender, number };
+    let mut text = String::with_capacity(320);
+    let _ = write!(
+        text,
+        r#"{{"type":"send","id":"{id}","targetSpec":"{target}","priority":"{priority}","nonce":"bm9uY2U=","ciphertext":""#
+    );
+    mark.write(&mut text);
+    text.push('"');
+    if retryable {
+        let _ = write!(text, r#","client_message_id":"{id}""#);
+    }
+    text.push('}');
+    text
+}
+
 /// A message's id, the same at every attempt.
 struct Id {
     run: u32,
@@ -154,6 +177,17 @@ mod tests {
             assert_eq!(Mark::read(&send.ciphertext), Some(MARK));
             assert_eq!(send.id, send.client_message_id);
             assert_eq!(number(&send.id.unwrap()), Some(4_000_000_000));
+        }
+    }
+
+    #[test]
+    fn a_short_send_has_an_id_to_dedupe_by_only_if_asked() {
+        for retryable in [true, false] {
+            let text = write_send(7, "k", "low", retryable, &MARK);
+            let Ok(Frame::Send(send)) = client::parse(&text) else { panic!("{text}") };
+            assert_eq!(Mark::read(&send.ciphertext), Some(MARK));
+            assert_eq!(number(&send.id.unwrap()), Some(7));
+            assert_eq!(send.client_message_id.is_some(), retryable);
         }
     }
 

@@ -33,6 +33,7 @@ pub fn command() -> Command {
         .subcommand(Command::new("serve").about("Run a node (also what happens without a command)"))
         .subcommand(mesh())
         .subcommand(Command::new("migrate").about("Bring the tables up to date, then exit"))
+        .subcommand(status())
         .subcommand(
             Command::new("check-config")
                 .about("Check every setting and say all that is wrong, with how to mend it"),
@@ -78,6 +79,22 @@ fn setting_flags() -> impl Iterator<Item = Arg> {
         // Of no consequence here; README lists them.
         arg.hide(setting.group == Group::Accepted)
     })
+}
+
+fn status() -> Command {
+    Command::new("status")
+        .about("Show the nodes of the cluster, or how a mesh stands")
+        .long_about(
+            "Show the nodes of the cluster, or how a mesh stands.\n\nReads Redis and the store \
+             directly, with the settings a node on this machine would have; no node is asked.",
+        )
+        .arg(
+            Arg::new("mesh")
+                .long("mesh")
+                .value_name("ID")
+                .help("A mesh: its owner, epoch, presences and waiting deliveries"),
+        )
+        .arg(json("Print JSON instead"))
 }
 
 fn mesh() -> Command {

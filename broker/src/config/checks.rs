@@ -17,11 +17,13 @@ pub(super) fn contradictions(config: &Config, purpose: Purpose) -> Vec<Mistake> 
              set DATABASE_URL, or unset REDIS_URL to run one node on SQLite"
                 .into(),
         ),
-        (Some(_), Some(_)) if purpose == Purpose::Serve => refuse(
-            "REDIS_URL with DATABASE_URL asks for a cluster: this build runs single nodes only; \
-             unset REDIS_URL to run one node on this database"
-                .into(),
-        ),
+        (Some(_), Some(_)) if purpose == Purpose::Serve && config.cluster_secret.is_none() => {
+            refuse(
+                "REDIS_URL without CLUSTER_SECRET: whoever can write to Redis could speak as a node; \
+                 make one with `openssl rand -hex 32` and set it on every node"
+                    .into(),
+            );
+        }
         _ => {}
     }
     let needed = config.node_heartbeat * HEARTBEATS_PER_TTL;

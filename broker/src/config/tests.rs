@@ -137,12 +137,22 @@ fn contradictions_are_refused() {
 }
 
 #[test]
-fn a_cluster_is_refused_by_serve_and_not_by_the_tools() {
-    let env = pairs(&[("REDIS_URL", "redis://h"), ("DATABASE_URL", "postgres://h/d")]);
-    let reading = Reading::of(env, []);
+fn a_cluster_needs_a_secret_to_serve_and_none_for_the_tools() {
+    let urls = [("REDIS_URL", "redis://h"), ("DATABASE_URL", "postgres://h/d")];
+    let reading = Reading::of(pairs(&urls), []);
     let refused = reading.config(Purpose::Serve).unwrap_err().to_string();
-    assert!(refused.contains("this build runs single nodes only"), "{refused}");
+    assert!(refused.contains("openssl rand -hex 32"), "{refused}");
     assert!(reading.config(Purpose::Tools).is_ok());
+    let short = mistakes(&[&urls[..], &[("CLUSTER_SECRET", "hunter2")]].concat());
+    assert!(short[0].contains("at least 32") && !short[0].contains("hunter2"), "{short:?}");
+    let long = [&urls[..], &[("CLUSTER_SECRET", "0123456789abcdef0123456789abcdef")]].concat();
+    assert_eq!(mistakes(&long), [""; 0]);
+}
+
+#[test]
+fn a_machine_of_fly_io_knows_its_name_and_region() {
+    let config = from_env(&[("FLY_MACHINE_ID", "148e21"), ("FLY_REGION", "fra")]).unwrap();
+    assert_eq!((&*config.node_id, config.region.as_deref()), ("148e21", Some("fra")));
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub struct Readiness(Arc<State>);
 struct State {
     store_up: AtomicBool,
     draining: AtomicBool,
+    cut_off: AtomicBool,
 }
 
 impl Readiness {
@@ -22,6 +23,11 @@ impl Readiness {
     /// The node is going away.
     pub fn set_draining(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The node sees the other nodes and can be spoken to, or not.
+    pub fn set_cut_off(&self, cut_off: bool) {
+        self.0.cut_off.store(cut_off, Ordering::Relaxed);
     }
 
     /// Whether the node is going away.
@@ -39,6 +45,10 @@ impl Readiness {
         if self.draining() {
             return Some("draining");
         }
-        (!self.store_up()).then_some("db_down")
+        if !self.store_up() {
+            return Some("db_down");
+        }
+        // What runs here goes on; what runs elsewhere waits.
+        self.0.cut_off.load(Ordering::Relaxed).then_some("degraded: redis_down")
     }
 }

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -42,9 +42,13 @@ pub fn routes(edge: Arc<Edge>) -> Router {
 async fn upgrade(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    uri: Uri,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
+    if let Some(replay) = replay(&edge, &uri, &headers) {
+        return replay;
+    }
     let Ok(upgrade) = upgrade else { return not_found().await };
     if edge.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is going away").into_response();
@@ -66,6 +70,21 @@ async fn upgrade(
         .on_upgrade(move |socket| {
             tasks.track_future(Connection::new(edge, socket, number, place).run())
         })
+}
+
+/// Asks Fly.io's proxy to bring the upgrade to the node that runs its mesh, if the request names it
+/// (`/ws?mesh=ID`). Never twice: views differ for a moment, and any node will do.
+fn replay(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> Option<Response> {
+    if !edge.replays || headers.contains_key("fly-replay-src") {
+        return None;
+    }
+    let mesh = uri.query()?.split('&').find_map(|pair| pair.strip_prefix("mesh="))?;
+    let owner =
+        HeaderValue::from_str(&format!("instance={}", edge.meshes.elsewhere(mesh)?.id)).ok()?;
+    Some(
+        (StatusCode::CONFLICT, [("fly-replay", owner)], "another node runs this mesh")
+            .into_response(),
+    )
 }
 
 async fn health(State(edge): State<Arc<Edge>>) -> Response {

@@ -381,7 +381,10 @@ impl Session {
             }
             self.out.push(Action::Write(frame));
         }
-        drop(command);
+        if matches!((&*command, &self.phase), (Command::Attach(_), Phase::Attaching)) {
+            // It came to nothing: its peer may say hello again, on another connection.
+            return self.close(now, close::UNAVAILABLE);
+        }
         self.let_go(now);
     }
 
@@ -415,6 +418,11 @@ impl Session {
             && until <= now.mono
         {
             return self.close(now, close::HELLO_TIMEOUT);
+        }
+        if self.is_closed() && self.window.overdue(now.mono).is_some() {
+            // Nobody can be told that one of them was given up: what comes behind it must not be done
+            // in its place, for the peer will ask again for all of it, elsewhere.
+            self.window = Window::default();
         }
         while let Some(number) = self.window.overdue(now.mono) {
             self.give_up(now, number);

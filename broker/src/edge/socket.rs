@@ -17,10 +17,10 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
-use super::Edge;
 use super::half_open::Place;
 use super::session::{Action, EdgeLimits, Session};
 use super::wire;
+use super::{Edge, Leave};
 use crate::mesh::io::{ConnId, Input, ToEdge};
 use crate::seat::handle::{Gone, Handle};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
@@ -61,8 +61,8 @@ pub(super) struct Connection {
     line: Option<Line>,
     /// The peer has said good-bye.
     left: bool,
-    /// The node is going away: close then.
-    leave_at: Option<Instant>,
+    /// The node sends its sockets away: close then, so.
+    leave: Option<(Instant, Close)>,
 }
 
 /// A line to a mesh. However the task ends, the mesh hears of it.
@@ -85,7 +85,7 @@ impl Connection {
         let conn = ConnId { process: edge.process, number };
         let limits = EdgeLimits { hello_timeout_ms: edge.hello_timeout_ms };
         let session = Session::new(conn, next_conn, limits, edge.clock.now());
-        Self { edge, socket, session, place: Some(place), line: None, left: false, leave_at: None }
+        Self { edge, socket, session, place: Some(place), line: None, left: false, leave: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -116,10 +116,9 @@ impl Connection {
 
     async fn serve(&mut self) -> Ended {
         let mut items = Vec::new();
-        let mut draining = self.edge.draining.clone();
-        if let Some(spread) = *draining.borrow_and_update() {
-            self.leave_within(spread);
-        }
+        let mut leaving = self.edge.leaving.clone();
+        let told = *leaving.borrow_and_update();
+        self.leave(told);
         loop {
             if let Err(ended) = self.act().await {
                 return ended;
@@ -128,14 +127,14 @@ impl Connection {
                 return if self.left { Ended::Left } else { Ended::Lost };
             }
             let due = self.session.deadline().map(|at| self.edge.clock.instant(at));
-            let due = [due, self.leave_at].into_iter().flatten().min();
+            let due = due.into_iter().chain(self.leave.map(|(at, _)| at)).min();
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             let outbox = self.line.as_ref().map(|line| line.outbox.clone());
             tokio::select! {
                 biased;
-                Ok(()) = draining.changed() => {
-                    let spread = *draining.borrow_and_update();
-                    self.leave_within(spread.unwrap_or_default());
+                Ok(()) = leaving.changed() => {
+                    let told = *leaving.borrow_and_update();
+                    self.leave(told);
                 }
                 taken = take(outbox.as_deref(), &mut items) => {
                     if taken == Taken::Overflow {
@@ -158,18 +157,18 @@ impl Connection {
 
     fn tick(&mut self) {
         let now = self.edge.clock.now();
-        if self.leave_at.is_some_and(|at| at <= Instant::now()) {
-            self.session.close(now, close::SHUTTING_DOWN);
-        } else {
-            self.session.tick(now);
+        match self.leave.filter(|(at, _)| *at <= Instant::now()) {
+            Some((_, close)) => self.session.close(now, close),
+            None => self.session.tick(now),
         }
     }
 
-    /// Clients come back without jitter: the node that sends them away spreads them.
-    fn leave_within(&mut self, spread: Duration) {
+    /// Takes a moment of those over which sockets go.
+    fn leave(&mut self, told: Option<Leave>) {
+        let Some(Leave { spread, close }) = told else { return };
         let part = RandomState::new().hash_one(0) % 1000;
         let part = u32::try_from(part).unwrap_or(0);
-        self.leave_at = Some(Instant::now() + spread * part / 1000);
+        self.leave = Some((Instant::now() + spread * part / 1000, close));
     }
 
     /// Reads what is there, up to a batch.

@@ -55,6 +55,7 @@ impl Mesh {
         self.late.clear();
         self.asked.clear();
         self.stalled.clear();
+        self.unsaid.clear();
         self.inbound.clear();
         self.facts = Facts::default();
         // Bans that are not durable are no reason to keep anything from anybody.
@@ -67,6 +68,9 @@ impl Mesh {
         for stored in from.leases {
             let held = held.remove(&stored.row.presence);
             self.restore(now, stored, held);
+        }
+        if let Some(stale) = from.stale_leases {
+            self.write_mended(stale);
         }
         let mut orphans: Vec<_> = held.into_values().map(|held| held.conn).collect();
         orphans.sort_unstable();
@@ -152,8 +156,26 @@ impl Mesh {
         self.out.push(Effect::News { process: Some(edge.process), events, news });
     }
 
-    /// An edge comes, or comes back: what it holds goes on, and what was under way is asked again.
+    /// The store lacks what it is started from.
+    fn write_mended(&mut self, stale: Vec<PresenceId>) {
+        let rows = self.roster.iter().map(|(_, lease)| Write::SaveLease(lease.row()));
+        let writes: Vec<_> = rows.chain(stale.into_iter().map(Write::DropLease)).collect();
+        self.pipeline.push(writes, Then::Settled);
+    }
+
+    /// Whether something that connections of a process asked for may still come to an end.
+    fn is_under_way(&self, process: u64) -> bool {
+        let theirs = |conn: &ConnId| conn.process == process;
+        let waits = !self.pipeline.is_empty() || !self.asked.is_empty();
+        (waits || self.stalled.keys().any(theirs)) && self.inbound.keys().any(theirs)
+    }
+
+    /// An edge comes, or comes back: what it holds goes on, and it asks again for what it has no
+    /// result of. Should some of that be under way here, a new epoch keeps the two apart.
     pub(super) fn announced(&mut self, now: Now, edge: &Edge) {
+        if self.is_under_way(edge.process) {
+            return self.reactivate(now);
+        }
         let ours = |conn: &ConnId| conn.process == edge.process;
         self.inbound.retain(|conn, _| !ours(conn));
         self.arrivals.retain(|conn, _| !ours(conn));
@@ -232,7 +254,9 @@ impl Mesh {
     /// A whole process is gone: its connections with it, since it was last heard of.
     pub(super) fn edge_lost(&mut self, now: Now, process: u64, ago_ms: Ms) {
         let theirs = |conn: &ConnId| conn.process == process;
-        self.inbound.retain(|conn, _| !theirs(conn));
+        if !self.is_under_way(process) {
+            self.inbound.retain(|conn, _| !theirs(conn));
+        }
         self.arrivals.retain(|conn, _| !theirs(conn));
         let held = self.roster.iter().filter(|(_, lease)| lease.conn().is_some_and(|c| theirs(&c)));
         let held: Vec<_> = held.map(|(no, _)| no).collect();

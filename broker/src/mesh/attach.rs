@@ -102,7 +102,11 @@ impl Mesh {
             req_id: None,
         };
         self.out.push(Effect::Count(Count::Rejected(code)));
-        self.out.push(Effect::Refused { conn, number, frame: Some(Frame::Error(error)), close });
+        let refused = Effect::Refused { conn, number, frame: Some(Frame::Error(error)), close };
+        if self.doubtful {
+            return self.pipeline.push(Vec::new(), Then::Refused(Box::new(refused)));
+        }
+        self.out.push(refused);
     }
 
     fn decide(&mut self, now: Now, conn: ConnId) {

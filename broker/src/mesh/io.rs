@@ -256,6 +256,9 @@ pub enum Input {
     Announced(Edge),
     /// Every edge there is has announced itself.
     AllAnnounced,
+    /// Whether another may own the mesh by now, unseen: then nothing is said that the store's fence
+    /// has not let through.
+    Doubt(bool),
     /// A hook told a session's status.
     Hook {
         /// Whose.

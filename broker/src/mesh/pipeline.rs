@@ -10,7 +10,7 @@ use protocol::server::{Frame, HelloAck};
 use protocol::{Close, MemberId};
 use router::link::{WINDOW_BYTES, WINDOW_COMMANDS};
 
-use super::io::ConnId;
+use super::io::{ConnId, Effect};
 use super::roster::LeaseNo;
 use crate::model::{Accept, Envelope, Recipient, Seq, Unit, Write};
 
@@ -39,6 +39,10 @@ pub(crate) enum Then {
     Done { conn: ConnId, number: u64, frame: Option<Frame>, tell: Option<(&'static str, LeaseNo)> },
     /// Announce departures, and see to what caused them.
     Left(Box<Left>),
+    /// Turn a hello down.
+    Refused(Box<Effect>),
+    /// Answer a command that changed nothing, and go on with its connection.
+    Said { conn: ConnId, number: u64, frame: Option<Frame> },
 }
 
 /// See [`Then::Accepted`].

@@ -313,6 +313,9 @@ impl Mesh {
 
     /// What waited behind an undecided send takes its turn.
     pub(super) fn go_on(&mut self, now: Now, conn: ConnId) {
+        if self.unsaid.contains_key(&conn) {
+            return; // it goes on behind that
+        }
         let mut waiting = self.stalled.remove(&conn).unwrap_or_default();
         while let Some((number, command)) = waiting.pop_front() {
             self.execute(now, conn, number, &command);

@@ -7,6 +7,7 @@
 //! [`departure`](super::departure), [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
 //! [`query`](super::query) say what each command does.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -28,8 +29,10 @@ use super::presence::Change;
 use super::query::Asked;
 use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
-use crate::model::{Duplicate, Envelope, Epoch, MeshCommit, Outcome, Seq, Write};
+use crate::model::{Duplicate, Envelope, Epoch, LeaseRow, MeshCommit, Outcome, Seq, Write};
 
+/// How often an owner in doubt asks the fence, though it has nothing to write.
+const DOUBT_MS: Ms = 3_000;
 /// How often the store is told that leases in grace have an owner.
 const BEAT_MS: Ms = 1_000;
 
@@ -83,10 +86,15 @@ pub struct Mesh {
     pub(super) asked: HashMap<Ticket, Asked>,
     /// Commands behind one that waits for an answer of the store: order is kept.
     pub(super) stalled: BTreeMap<ConnId, VecDeque<(u64, Arc<Command>)>>,
+    /// Answers of a connection that wait for the fence.
+    pub(super) unsaid: HashMap<ConnId, u32>,
     pub(super) inbound: HashMap<ConnId, Inbound>,
     pub(super) beat_at: Option<Ms>,
     /// No lease ends before.
     pub(super) patience: Ms,
+    pub(super) doubtful: bool,
+    /// When the fence was last asked for nothing but itself.
+    pub(super) asked_fence: Ms,
     pub(super) out: Vec<Effect>,
 }
 
@@ -119,9 +127,12 @@ impl Mesh {
             late: BTreeMap::new(),
             asked: HashMap::new(),
             stalled: BTreeMap::new(),
+            unsaid: HashMap::new(),
             inbound: HashMap::new(),
             beat_at: None,
             patience: 0,
+            doubtful: false,
+            asked_fence: 0,
             out: vec![Effect::Activate { floor: 0 }],
         }
     }
@@ -140,6 +151,17 @@ impl Mesh {
     pub fn is_idle(&self) -> bool {
         let quiet = self.arrivals.is_empty() && self.pipeline.is_empty();
         self.phase != Phase::Activating && self.roster.len() == 0 && quiet
+    }
+
+    /// Every lease that is durable.
+    pub fn lease_rows(&self) -> Vec<LeaseRow> {
+        let durable = self.roster.iter().filter(|(_, lease)| lease.joined);
+        durable.map(|(_, lease)| lease.row()).collect()
+    }
+
+    /// The highest place in the mesh that the store may have given.
+    pub fn tail(&self) -> Seq {
+        self.tail
     }
 
     /// Leases, those in grace included.
@@ -161,7 +183,8 @@ impl Mesh {
                 let news = self.news.first().map(|(at, _)| *at);
                 let graces = self.roster.deadline().map(|at| at.max(self.patience));
                 let statuses = self.expiries.deadline();
-                let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at];
+                let asks = self.doubtful.then_some(self.asked_fence + DOUBT_MS);
+                let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at, asks];
                 rules.into_iter().flatten().min()
             }
             _ => None,
@@ -180,6 +203,7 @@ impl Mesh {
             Input::Activated { activation: None, .. } => self.missing(),
             Input::NotActivated => self.not_activated(now),
             Input::Tick => self.tick(now),
+            Input::Doubt(doubtful) => self.doubtful = doubtful,
             Input::Command(item) if self.phase == Phase::Missing => {
                 self.unknown(item.conn, item.number);
             }
@@ -284,6 +308,10 @@ impl Mesh {
                 let mut wanted = Vec::new();
                 self.delivery.check(now.mono, &mut wanted);
                 self.carry_out(wanted);
+                if self.doubtful && self.asked_fence + DOUBT_MS <= now.mono {
+                    self.asked_fence = now.mono;
+                    self.pipeline.push(Vec::new(), Then::Settled);
+                }
                 if self.beat_at.is_some_and(|at| at <= now.mono) {
                     self.beat_at = None;
                     self.keep_beating(now);
@@ -458,6 +486,17 @@ impl Mesh {
                     }
                 }
                 Then::Left(left) => self.gone(now, *left),
+                Then::Refused(refused) => self.out.push(*refused),
+                Then::Said { conn, number, frame } => {
+                    self.out.push(Effect::Result { conn, number, frame });
+                    if let Entry::Occupied(mut unsaid) = self.unsaid.entry(conn) {
+                        *unsaid.get_mut() -= 1;
+                        if *unsaid.get() == 0 {
+                            unsaid.remove();
+                        }
+                    }
+                    self.go_on(now, conn);
+                }
             }
         }
     }
@@ -501,7 +540,7 @@ impl Mesh {
                     self.out.push(Effect::Result { conn, number, frame: None });
                 }
             }
-            (Then::Settled, _) => {}
+            (Then::Settled | Then::Refused(_) | Then::Said { .. }, _) => {}
         }
     }
 
@@ -514,7 +553,15 @@ impl Mesh {
     }
 
     pub(super) fn reply(&mut self, conn: ConnId, number: u64, frame: Frame) {
-        self.out.push(Effect::Result { conn, number, frame: Some(frame) });
+        let frame = Some(frame);
+        if self.doubtful {
+            // What the connection asks next waits: were this lost with its commit, it would be
+            // answered behind what is not.
+            self.stalled.entry(conn).or_default();
+            *self.unsaid.entry(conn).or_default() += 1;
+            return self.pipeline.push(Vec::new(), Then::Said { conn, number, frame });
+        }
+        self.out.push(Effect::Result { conn, number, frame });
     }
 
     /// Fresh bits for an id: unpredictable if the activation's were.

@@ -149,6 +149,8 @@ pub struct Accepted {
 pub struct Activation {
     /// The epoch just minted.
     pub epoch: Epoch,
+    /// The one before, as the store had it; 0 if there was none.
+    pub previous: Epoch,
     /// The highest sequence written, 0 if none.
     pub tail: Seq,
     /// The last entry's hash of the audit chain, if it has any.
@@ -157,6 +159,9 @@ pub struct Activation {
     pub queues: Vec<(QueueId, Seq)>,
     /// Every lease.
     pub leases: Vec<StoredLease>,
+    /// Leases that the store has and should not: it had lost its tail, and `leases` come from
+    /// elsewhere. They are to be written, and these dropped.
+    pub stale_leases: Option<Vec<PresenceId>>,
 }
 
 /// A lease as found.
@@ -167,4 +172,19 @@ pub struct StoredLease {
     /// For a lease in grace, how much of it had passed when the mesh was last known to have an
     /// owner, by the store's clock. Time without an owner does not count.
     pub away_ms: u64,
+}
+
+/// How a mesh stands, as the store knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The process that took it last; empty if none has.
+    pub node: String,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// Presences that are here.
+    pub sessions: u64,
+    /// Presences in grace.
+    pub in_grace: u64,
+    /// Deliveries that wait to be confirmed.
+    pub pending: u64,
 }

@@ -2,9 +2,10 @@
 
 use protocol::client::{Group, PeerProfile, Status};
 use protocol::{MemberId, MeshId, PresenceId};
+use serde::{Deserialize, Serialize};
 
 /// A lease as stored: opaque but for whether its holder is away.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRow {
     /// The presence.
     pub presence: PresenceId,
@@ -19,7 +20,7 @@ pub struct LeaseRow {
 }
 
 /// Where a session runs, as it says itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The client's id of the session.
     pub session_id: String,

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use protocol::MeshId;
 use router::link::local::Outbox;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,11 +21,12 @@ use tokio_util::task::TaskTracker;
 use super::cluster::Cluster;
 use super::handle::{Meshes, Message, lock};
 use super::item::{self, Item};
-use super::state::{Seat, SeatEffect, SeatInput};
+use super::mirror::Mirror;
+use super::state::{Seat, SeatEffect, SeatInput, Sight};
 use crate::clock::Clock;
 use crate::mesh::io::{Answer, ConnId, Count, Input, Ms, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Verifier};
-use crate::model::{Epoch, MeshCommit};
+use crate::model::{Activation, Epoch, MeshCommit};
 use crate::store::committer::Committer;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -66,10 +67,14 @@ pub struct Node {
     pub stop: CancellationToken,
     /// Set when another process turns out to own the store.
     pub superseded: CancellationToken,
-    /// Set while meshes have gone to others whom this node does not see: its sockets should follow.
-    pub shed: CancellationToken,
+    /// Told when meshes have gone to others whom this node does not see: its sockets should follow.
+    pub shed: Arc<Notify>,
     /// Readers of audit chains, of all meshes: long reads must not take every connection.
     pub audits: Semaphore,
+    /// Meshes that run here.
+    pub owned: AtomicUsize,
+    /// Places for meshes that are being taken over.
+    pub takeovers: Semaphore,
     /// When the store was last told that this node lives.
     pub last_beat: AtomicU64,
 }
@@ -85,6 +90,18 @@ pub(super) struct Actor {
     lines: HashMap<ConnId, Arc<Outbox<ToEdge>>>,
     work: Work,
     idle_since: Option<Instant>,
+    sight: Sight,
+    mirror: Mirror,
+    /// Whether it counts among the meshes that run here.
+    counted: bool,
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if self.counted {
+            self.node.owned.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Actor {
@@ -92,11 +109,14 @@ impl Actor {
         id: MeshId,
         node: Arc<Node>,
         meshes: Arc<Meshes>,
-        messages: mpsc::Receiver<Message>,
+        (own, messages): (mpsc::WeakSender<Message>, mpsc::Receiver<Message>),
     ) -> Self {
         let seat = Seat::new(id.clone(), node.process, node.limits, node.cluster.is_clustered());
         let (lines, work) = (HashMap::new(), FuturesUnordered::new());
-        Self { id, seat, node, meshes, messages, lines, work, idle_since: None }
+        let sight = node.cluster.sight();
+        let mirror = Mirror::new(id.clone(), node.cluster.clone(), own);
+        let (idle_since, counted) = (None, false);
+        Self { id, seat, node, meshes, messages, lines, work, idle_since, sight, mirror, counted }
     }
 
     pub(super) async fn run(mut self) {
@@ -108,15 +128,25 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if self.work.is_empty() => return,
-                Ok(()) = changes.changed() => self.apply(SeatInput::Looked),
-                Some(input) = self.work.next(), if !self.work.is_empty() => self.worked(input),
+                Ok(()) = changes.changed() => {
+                    self.look();
+                    self.apply(SeatInput::Looked);
+                }
+                Some(input) = self.work.next(), if !self.work.is_empty() => {
+                    self.look();
+                    self.worked(input);
+                }
                 count = self.messages.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         return;
                     }
+                    self.look();
                     batch.drain(..).for_each(|message| self.receive(message));
                 }
-                () = sleep_until(until) => self.apply(SeatInput::Tick),
+                () = sleep_until(until) => {
+                    self.look();
+                    self.apply(SeatInput::Tick);
+                }
             }
             self.settle();
             if self.may_rest() {
@@ -155,8 +185,12 @@ impl Actor {
         false
     }
 
+    fn look(&mut self) {
+        self.sight = self.node.cluster.sight();
+    }
+
     fn apply(&mut self, input: SeatInput) {
-        self.seat.apply(self.node.clock.now(), &self.node.cluster.sight(), input);
+        self.seat.apply(self.node.clock.now(), &self.sight, input);
     }
 
     fn worked(&mut self, input: Option<SeatInput>) {
@@ -185,8 +219,17 @@ impl Actor {
     }
 
     fn settle(&mut self) {
-        for effect in self.seat.drain(self.node.clock.now(), &self.node.cluster.sight()) {
+        for effect in self.seat.drain(self.node.clock.now(), &self.sight) {
             self.carry_out(effect);
+        }
+        let owned = self.seat.mesh().is_some_and(|mesh| !mesh.is_missing());
+        if owned != self.counted {
+            self.counted = owned;
+            if owned {
+                self.node.owned.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.node.owned.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -203,16 +246,21 @@ impl Actor {
             SeatEffect::Commit { term, commit } => self.commit(term, commit),
             SeatEffect::Ask { term, ticket, question } => self.ask(term, ticket, question),
             SeatEffect::Forget => self.work.clear(),
+            SeatEffect::Mirror(news) => {
+                if self.mirror.note(news) {
+                    self.node.tasks.spawn(self.mirror.clone().write());
+                }
+            }
             SeatEffect::Beat => self.beat(),
             SeatEffect::Count(count) => self.count(count),
             SeatEffect::Superseded => self.node.superseded.cancel(),
-            SeatEffect::Shed => self.node.shed.cancel(),
+            SeatEffect::Shed => self.node.shed.notify_one(),
         }
     }
 
     fn say_all(&self, said: &Item) {
         let Some(bytes) = item::encode(&self.id, said) else { return };
-        for node in self.node.cluster.sight().view.others() {
+        for node in self.sight.view.others() {
             self.node.cluster.say(node, bytes.clone());
         }
     }
@@ -268,9 +316,11 @@ impl Actor {
     fn activate(&self, term: u64, floor: Epoch) {
         let (node, mesh) = (self.node.clone(), self.id.clone());
         self.work.push(Box::pin(async move {
+            // It is never closed. Whoever comes after many waits; clients wait longer.
+            let _place = node.takeovers.acquire().await.ok();
             let mut entropy = [0; 16];
             let activation = match getrandom::fill(&mut entropy) {
-                Ok(()) => node.store.activate(&mesh, &node.name, floor).await,
+                Ok(()) => take_over(&node, &mesh, floor).await,
                 Err(error) => Err(StoreError::NotAttempted(error.to_string())),
             };
             let input = match activation {
@@ -337,6 +387,21 @@ impl Actor {
             None
         }));
     }
+}
+
+/// Takes a mesh over, above every epoch that is known of.
+async fn take_over(
+    node: &Node,
+    mesh: &MeshId,
+    floor: Epoch,
+) -> Result<Option<Activation>, StoreError> {
+    let remembered = node.cluster.leases(mesh).await;
+    let floor = floor.max(remembered.epoch);
+    let mut activation = node.store.activate(mesh, &node.name, floor).await?;
+    if let Some(activation) = &mut activation {
+        remembered.mend(activation);
+    }
+    Ok(activation)
 }
 
 async fn answer(

@@ -1,16 +1,20 @@
 //! The door to meshes: find or start the one actor for a mesh, and talk to it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::{MeshId, PresenceId};
 use router::link::local::Outbox;
+use router::node::NodeKey;
 use tokio::sync::mpsc;
+use tokio::time::{Duration, sleep};
 
 use super::actor::{Actor, Node};
+use super::item::{self, Item, ToOwner};
 use super::state::SeatInput;
 use crate::mesh::Hook;
-use crate::mesh::io::{ConnId, Input, ToEdge};
+use crate::mesh::io::{ConnId, Input, Ms, ToEdge};
 use crate::model::{HookPresence, Joined, Joining, NewPending};
 use crate::store::StoreError;
 
@@ -52,7 +56,12 @@ impl Directory {
             return Handle { inbox: inbox.clone() };
         }
         let (inbox, messages) = mpsc::channel(INBOX);
-        let actor = Actor::new(id.clone(), self.node.clone(), self.meshes.clone(), messages);
+        let actor = Actor::new(
+            id.clone(),
+            self.node.clone(),
+            self.meshes.clone(),
+            (inbox.downgrade(), messages),
+        );
         self.node.tasks.spawn(actor.run());
         meshes.insert(id.clone(), inbox.clone());
         Handle { inbox }
@@ -97,8 +106,59 @@ impl Directory {
     }
 
     /// Meshes that run here.
-    pub fn count(&self) -> usize {
-        lock(&self.meshes).len()
+    pub fn owned(&self) -> usize {
+        self.node.owned.load(Ordering::Relaxed)
+    }
+
+    /// Another node says something about a mesh. Never waits: what a busy seat has no room for is
+    /// said again.
+    pub fn said(&self, from: &NodeKey, bytes: &[u8]) {
+        let Ok((mesh, said)) = item::decode(bytes) else {
+            tracing::warn!(node.id = %from, "an item cannot be read");
+            return;
+        };
+        let opens = matches!(said, Item::ToOwner(ToOwner::Announce { .. }));
+        let inbox = if opens { Some(self.mesh(&mesh).inbox) } else { self.running(&mesh) };
+        match inbox {
+            Some(inbox) => {
+                let _ = inbox.try_send(Message::Seat(SeatInput::Said(from.clone(), said)));
+            }
+            None => {
+                let answer = said.unseated().and_then(|answer| item::encode(&mesh, &answer));
+                answer.into_iter().for_each(|answer| self.node.cluster.say(from, answer));
+            }
+        }
+    }
+
+    /// The node that a mesh belongs to, if that is another.
+    pub fn elsewhere(&self, mesh: &str) -> Option<NodeKey> {
+        let view = self.node.cluster.sight().view;
+        view.owner(mesh).filter(|owner| *owner != view.me()).cloned()
+    }
+
+    /// A process is gone: every seat hears of it.
+    pub async fn lost(&self, node: &NodeKey, ago_ms: Ms) {
+        let inboxes: Vec<_> = lock(&self.meshes).values().cloned().collect();
+        for inbox in inboxes {
+            let lost = SeatInput::Lost { node: node.clone(), ago_ms };
+            let _ = inbox.send(Message::Seat(lost)).await;
+        }
+    }
+
+    /// Starts the meshes that hold leases, are this node's and do not run.
+    pub async fn sweep(&self, pause: Duration) -> Result<(), StoreError> {
+        for mesh in self.node.store.meshes_with_leases().await? {
+            let view = self.node.cluster.sight().view;
+            if view.owner(mesh.as_str()) == Some(view.me()) && self.running(&mesh).is_none() {
+                self.wake(&mesh).await;
+                sleep(pause).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&self, mesh: &MeshId) -> Option<mpsc::Sender<Message>> {
+        lock(&self.meshes).get(mesh).filter(|inbox| !inbox.is_closed()).cloned()
     }
 }
 

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::mesh::io::{ConnId, Edge, News, Numbered, ToEdge};
 use crate::model::Epoch;
 
+/// Bytes that may wait in either direction of a link. Beyond it the link is given up, and the next
+/// says again what is lacking: envelopes are in the store, and commands in the edge's windows.
+pub const LINK_BYTES: usize = 32 * 1024 * 1024;
+
 /// A link's number: of two that an edge has opened, the later has the greater one.
 pub type LinkNo = u64;
 
@@ -31,6 +35,8 @@ pub enum ToOwner {
     Announce {
         /// The link.
         link: LinkNo,
+        /// The highest epoch the edge has seen: an owner below it is one no more.
+        highest: Epoch,
         /// What is held.
         edge: Edge,
     },
@@ -130,6 +136,24 @@ pub enum Down {
         /// What to remember.
         news: News,
     },
+}
+
+impl Item {
+    /// What a node answers that has no seat for the mesh.
+    pub fn unseated(&self) -> Option<Self> {
+        match self {
+            Self::ToOwner(ToOwner::Up { link, .. } | ToOwner::Expects { link, .. }) => {
+                Some(Self::FromOwner(FromOwner::Unknown(*link)))
+            }
+            Self::FromOwner(FromOwner::Claim(epoch)) => {
+                Some(Self::ToOwner(ToOwner::Nothing(*epoch)))
+            }
+            Self::FromOwner(FromOwner::Down { link, .. } | FromOwner::Expects { link, .. }) => {
+                Some(Self::ToOwner(ToOwner::Bye(*link)))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Up {

@@ -9,13 +9,9 @@ use router::link::Verdict;
 use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
 
-use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use super::item::{Down, FromOwner, Item, LINK_BYTES, LinkNo, ToOwner, Up};
 use crate::mesh::Mesh;
 use crate::mesh::io::{ConnId, Edge, Held, Input, Ms, News, ToEdge, Told};
-
-/// Bytes that may wait for one edge. Beyond it the link is given up, and the edge asks again for
-/// what it lacks: envelopes are in the store, and commands in its windows.
-pub const LINK_BYTES: usize = 32 * 1024 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -123,7 +119,10 @@ impl Owner {
             ToOwner::Announce { .. } | ToOwner::Nothing(_) => return Ok(None),
         };
         let Some(link) = self.links.get_mut(from).filter(|link| link.number >= number) else {
-            return if matches!(said, ToOwner::Bye(_)) { Ok(None) } else { Err(number) };
+            // Of a link before, or of none: an edge that is gone for good takes all of its links along.
+            let gone = matches!(said, ToOwner::Bye(_)).then(|| self.drop_link(from)).flatten();
+            let lost = gone.map(|process| Input::EdgeLost { process, ago_ms: 0 });
+            return if matches!(said, ToOwner::Bye(_)) { Ok(lost) } else { Err(number) };
         };
         if link.number > number {
             return Ok(None);
@@ -198,14 +197,22 @@ impl Owner {
         self.links.get_mut(self.processes.get(&process)?)
     }
 
+    /// Gives links up on which too much waits. Their connections are gone until their edges announce
+    /// them anew.
+    pub(super) fn give_up(&mut self, out: &mut Vec<(NodeKey, Item)>) -> Vec<Input> {
+        let broken = self.links.iter().filter(|(_, link)| link.broken);
+        let broken: Vec<_> = broken.map(|(node, link)| (node.clone(), link.number)).collect();
+        let mut lost = Vec::new();
+        for (node, number) in broken {
+            let process = self.drop_link(&node);
+            lost.extend(process.map(|process| Input::EdgeLost { process, ago_ms: 0 }));
+            out.push((node, Item::FromOwner(FromOwner::Unknown(number))));
+        }
+        lost
+    }
+
     /// What is to be said now.
     pub(super) fn speak(&mut self, now: Ms, out: &mut Vec<(NodeKey, Item)>) {
-        let broken = self.links.iter().filter(|(_, link)| link.broken);
-        for node in broken.map(|(node, _)| node.clone()).collect::<Vec<_>>() {
-            let Some(link) = self.links.remove(&node) else { continue };
-            self.processes.remove(&link.process);
-            out.push((node, Item::FromOwner(FromOwner::Unknown(link.number))));
-        }
         for (node, link) in &mut self.links {
             link.speak(now, |said| out.push((node.clone(), Item::FromOwner(said))));
         }

@@ -7,9 +7,8 @@ use router::link::Verdict;
 use router::link::stream::{Incoming, Outgoing};
 use router::node::NodeKey;
 
-use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
-use super::owner::LINK_BYTES;
-use crate::mesh::io::{Edge, Ms, Numbered};
+use super::item::{Down, FromOwner, Item, LINK_BYTES, LinkNo, ToOwner, Up};
+use crate::mesh::io::{ConnId, Edge, Ms, Numbered};
 use crate::model::Epoch;
 
 /// First and longest pause between announcements that nobody answers.
@@ -21,14 +20,14 @@ pub(super) struct Relay {
     /// Where the mesh runs, as far as is known.
     pub(super) owner: NodeKey,
     link: LinkNo,
+    /// The owner may have heard of what is held.
+    announced: bool,
     /// The owner has answered.
     joined: bool,
     announce_at: Ms,
     pause: Ms,
     up: Outgoing<Up>,
     down: Incoming,
-    /// More waited than may: it is given up.
-    broken: bool,
     /// The epoch the connections have been told of over this link.
     pub(super) epoch: Option<Epoch>,
 }
@@ -52,12 +51,12 @@ impl Relay {
         Self {
             owner,
             link,
+            announced: false,
             joined: false,
             announce_at: now,
             pause: ANNOUNCE_MS.0,
             up: Outgoing::default(),
             down: Incoming::default(),
-            broken: false,
             epoch: None,
         }
     }
@@ -65,6 +64,12 @@ impl Relay {
     /// The owner wants no link now: try again, but not at once.
     pub(super) fn later(&mut self, now: Ms) {
         self.announce_at = now + ANNOUNCE_MS.0;
+    }
+
+    /// Whether more waits for the owner than may: peers that come and go, and hooks, while it cannot
+    /// be reached. Commands are bounded by their connections' windows.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.up.bytes() > LINK_BYTES
     }
 
     /// Bytes that wait.
@@ -92,18 +97,22 @@ impl Relay {
         }
     }
 
-    /// What must arrive, however long it takes.
-    pub(super) fn push(&mut self, up: Up) {
-        let bytes = up.bytes();
-        self.broken |= !self.up.is_empty() && self.up.bytes() + bytes > LINK_BYTES;
-        if !self.broken {
-            self.up.push(up, bytes);
+    /// A connection is gone. Whatever is announced later says so by itself.
+    pub(super) fn lost(&mut self, conn: ConnId) {
+        if self.announced {
+            self.push(Up::Lost(conn));
         }
     }
 
-    /// Whether the link must be given up: the next says everything anew, but for what hooks told.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken
+    /// What must arrive, however long it takes.
+    pub(super) fn push(&mut self, up: Up) {
+        let bytes = up.bytes();
+        self.up.push(up, bytes);
+    }
+
+    /// Whether it is this link that an owner speaks of.
+    pub(super) fn is(&self, owner: &NodeKey, link: LinkNo) -> bool {
+        self.owner == *owner && self.link == link
     }
 
     /// Something of this link's owner. Nothing of another link may be used: a late frame of a life
@@ -140,13 +149,20 @@ impl Relay {
     }
 
     /// What is to be said to the owner now; `edge` says what to announce.
-    pub(super) fn speak(&mut self, now: Ms, edge: impl FnOnce() -> Edge, out: &mut Vec<Item>) {
+    pub(super) fn speak(
+        &mut self,
+        now: Ms,
+        highest: Epoch,
+        edge: impl FnOnce() -> Edge,
+        out: &mut Vec<Item>,
+    ) {
         let link = self.link;
         if !self.joined {
             if self.announce_at <= now {
                 self.announce_at = now + self.pause;
                 self.pause = (self.pause * 2).min(ANNOUNCE_MS.1);
-                out.push(Item::ToOwner(ToOwner::Announce { link, edge: edge() }));
+                self.announced = true;
+                out.push(Item::ToOwner(ToOwner::Announce { link, highest, edge: edge() }));
             }
             return;
         }

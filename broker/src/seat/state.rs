@@ -12,21 +12,26 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use protocol::MeshId;
+use protocol::{MeshId, PresenceId};
 use router::membership::View;
 use router::node::NodeKey;
 
 use super::item::{Down, FromOwner, Item, LinkNo, ToOwner, Up};
+use super::mirror;
 use super::owner::{Books, Owner, events_for};
 use super::relay::{Heard, Relay};
 use crate::mesh::io::{ConnId, Count, Effect, Input, Ms, News, Now, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Mesh};
-use crate::model::{Epoch, MeshCommit};
+use crate::model::{Epoch, LeaseRow, MeshCommit, Outcome, Write};
 
 /// First and longest pause before a node that was fenced takes the mesh again, in milliseconds.
 pub const RETAKE_MS: (Ms, Ms) = (100, 5_000);
 /// Whoever has held a mesh for so long was not taking part in a quarrel, in milliseconds.
 const SETTLED_MS: Ms = 10_000;
+
+/// How long a node that was fenced while it saw nothing may take to see again, before it sends its
+/// peers elsewhere, in milliseconds: one that was only frozen sees again after the time to live.
+const SHED_MS: Ms = 8_000;
 
 /// What a node sees of the cluster at one moment.
 #[derive(Debug, Clone)]
@@ -63,6 +68,10 @@ pub enum SeatInput {
     Looked,
     /// The mesh holds leases: somebody should run it.
     Wake,
+    /// Redis lacks leases of this mesh.
+    LeasesForgotten,
+    /// Redis knows an owner of this higher epoch.
+    Outdone(Epoch),
     /// A deadline may have passed.
     Tick,
 }
@@ -101,6 +110,8 @@ pub enum SeatEffect {
     },
     /// What was asked of the store before is nobody's business any more.
     Forget,
+    /// Leases that have become durable, for Redis.
+    Mirror(mirror::News),
     /// See [`Effect::Beat`].
     Beat,
     /// See [`Effect::Count`].
@@ -140,15 +151,21 @@ pub struct Seat {
     highest: Epoch,
     /// Who showed it, unless the ring has changed its mind since.
     claimed: Option<NodeKey>,
-    /// Whom the ring names.
+    /// Whom the ring named when somebody else showed it, if that was another.
     named: Option<NodeKey>,
     fenced_at: Option<Ms>,
     retake_at: Ms,
     pause: Ms,
+    /// It was fenced while it saw nothing: if it still sees nothing then, its peers should go.
+    shed_at: Option<Ms>,
     /// It is this node's turn, but it may not take the mesh yet.
     waiting: bool,
     /// Somebody other than a connection wants the mesh to run.
     wanted: bool,
+    /// Leases in the commit that is under way.
+    saving: Vec<(PresenceId, Option<LeaseRow>)>,
+    /// Whether the mesh has been told that it may have another owner.
+    doubtful: bool,
     out: Vec<SeatEffect>,
 }
 
@@ -171,8 +188,11 @@ impl Seat {
             fenced_at: None,
             retake_at: 0,
             pause: RETAKE_MS.0,
+            shed_at: None,
             waiting: false,
             wanted: false,
+            saving: Vec::new(),
+            doubtful: false,
             out: Vec::new(),
         }
     }
@@ -234,7 +254,7 @@ impl Seat {
             Role::Relay(relay) => relay.deadline(),
         };
         let retake = self.waiting.then_some(self.retake_at);
-        role.into_iter().chain(retake).min()
+        role.into_iter().chain(retake).chain(self.shed_at).min()
     }
 
     fn wants(&self) -> bool {
@@ -245,12 +265,18 @@ impl Seat {
 
     /// Takes one input in. What it causes is collected by [`drain`](Self::drain).
     pub fn apply(&mut self, now: Now, sight: &Sight, input: SeatInput) {
+        if self.doubtful == sight.fresh {
+            self.doubtful = !sight.fresh;
+            self.apply_mesh(now, Input::Doubt(self.doubtful));
+        }
         match input {
             SeatInput::Open(conn) => self.open(now, sight, conn),
             SeatInput::Shut(conn) => self.shut(now, conn),
             SeatInput::Local(input) => self.local(now, sight, input),
             SeatInput::Store(term, input) if term == self.term => self.answered(now, sight, input),
             SeatInput::Store(..) => {}
+            // Of a process that is dead, or not yet known: whoever lives says it again.
+            SeatInput::Said(from, _) if !sight.view.knows(&from) => {}
             SeatInput::Said(from, Item::ToOwner(said)) => self.asked(now, sight, &from, said),
             SeatInput::Said(from, Item::FromOwner(said)) => self.told(now, sight, from, said),
             SeatInput::Lost { node, ago_ms } => self.lost(now, &node, ago_ms),
@@ -259,8 +285,13 @@ impl Seat {
                 self.wanted = true;
                 self.route(now, sight);
             }
+            SeatInput::LeasesForgotten => self.mirror_all(),
+            SeatInput::Outdone(epoch) => self.outdone(now, epoch),
             SeatInput::Tick => {
                 self.apply_mesh(now, Input::Tick);
+                if self.shed_at.take_if(|at| *at <= now.mono).is_some() && !sight.fresh {
+                    self.out.push(SeatEffect::Shed);
+                }
                 self.route(now, sight);
             }
         }
@@ -269,19 +300,22 @@ impl Seat {
     /// The effects of all inputs since the last time, in the order to carry them out.
     pub fn drain(&mut self, now: Now, sight: &Sight) -> Vec<SeatEffect> {
         self.settle(now, sight);
-        if let Role::Relay(relay) = &self.role
-            && relay.is_broken()
-        {
-            let owner = relay.owner.clone();
-            self.relay_to(now, owner);
-        }
         let mut said = Vec::new();
         match &mut self.role {
             Role::Idle => {}
-            Role::Owner(owner) => owner.speak(now.mono, &mut said),
+            Role::Owner(owner) => {
+                for lost in owner.give_up(&mut said) {
+                    owner.mesh.apply(now, lost);
+                }
+                owner.speak(now.mono, &mut said);
+            }
             Role::Relay(relay) => {
+                if relay.is_overfull() {
+                    self.link += 1;
+                    **relay = Relay::new(relay.owner.clone(), self.link, now.mono);
+                }
                 let (books, process, mut items) = (&self.books, self.process, Vec::new());
-                relay.speak(now.mono, || books.edge(process), &mut items);
+                relay.speak(now.mono, self.highest, || books.edge(process), &mut items);
                 said.extend(items.into_iter().map(|item| (relay.owner.clone(), item)));
             }
         }
@@ -321,8 +355,7 @@ impl Seat {
         self.books.held.remove(&conn);
         match &mut self.role {
             Role::Owner(owner) => owner.mesh.apply(now, Input::Lost(conn)),
-            // An owner that has not answered is told nothing of it in the first place.
-            Role::Relay(relay) => relay.tell(Up::Lost(conn)),
+            Role::Relay(relay) => relay.lost(conn),
             Role::Idle => {}
         }
     }
@@ -366,12 +399,49 @@ impl Seat {
             other => other,
         };
         let activated = matches!(input, Input::Activated { .. });
+        let committed = matches!(input, Input::Committed(Outcome::Committed { .. }));
         owner.mesh.apply(now, input);
+        if committed {
+            self.mirror();
+        } else if activated {
+            self.mirror_all();
+        }
+        let Role::Owner(owner) = &mut self.role else { return };
         if activated && let Some(epoch) = owner.mesh.serving() {
             if self.clustered {
                 self.out.push(SeatEffect::SayAll(Item::FromOwner(FromOwner::Claim(epoch))));
             }
             self.note_arrivals(now);
+        }
+    }
+
+    /// What was being committed is durable.
+    fn mirror(&mut self) {
+        let changes = std::mem::take(&mut self.saving);
+        if let Some(mesh) = self.mesh().filter(|_| self.clustered && !changes.is_empty())
+            && let Some(epoch) = mesh.serving()
+        {
+            let (tail, whole) = (mesh.tail(), false);
+            self.out.push(SeatEffect::Mirror(mirror::News { epoch, tail, changes, whole }));
+        }
+    }
+
+    /// Whoever has that epoch fences this one, or the store has forgotten it: a new epoch tells.
+    fn outdone(&mut self, now: Now, epoch: Epoch) {
+        self.highest = self.highest.max(epoch);
+        if self.mesh().and_then(Mesh::serving).is_some_and(|own| own < epoch) {
+            self.start_mesh(now);
+        }
+    }
+
+    fn mirror_all(&mut self) {
+        if let Some(mesh) = self.mesh().filter(|_| self.clustered)
+            && let Some(epoch) = mesh.serving().filter(|epoch| *epoch > 0)
+        {
+            let rows = mesh.lease_rows().into_iter();
+            let changes = rows.map(|row| (row.presence.clone(), Some(row))).collect();
+            let (tail, whole) = (mesh.tail(), true);
+            self.out.push(SeatEffect::Mirror(mirror::News { epoch, tail, changes, whole }));
         }
     }
 
@@ -408,7 +478,12 @@ impl Seat {
         let term = self.term;
         match effect {
             Effect::Activate { floor } => self.may_activate(now, sight, floor),
-            Effect::Commit(commit) => self.out.push(SeatEffect::Commit { term, commit }),
+            Effect::Commit(commit) => {
+                if self.clustered {
+                    self.saving = leases(&commit);
+                }
+                self.out.push(SeatEffect::Commit { term, commit });
+            }
             Effect::Ask(ticket, question) => {
                 self.out.push(SeatEffect::Ask { term, ticket, question });
             }
@@ -494,10 +569,15 @@ impl Seat {
         owner.filter(|owner| *owner != sight.view.me()).cloned()
     }
 
+    /// Whom the ring names, if it is another.
+    fn named_by(&self, sight: &Sight) -> Option<NodeKey> {
+        let owner = sight.view.owner(self.id.as_str());
+        owner.filter(|owner| *owner != sight.view.me()).cloned()
+    }
+
     /// Who is alive has changed: the ring may name another.
     fn looked(&mut self, now: Now, sight: &Sight) {
-        let me = sight.view.me();
-        let named = sight.view.owner(self.id.as_str()).filter(|owner| *owner != me).cloned();
+        let named = self.named_by(sight);
         if named != self.named {
             self.claimed = None;
             self.named = named;
@@ -558,6 +638,7 @@ impl Seat {
         self.term += 1;
         self.out.push(SeatEffect::Forget);
         let mesh = Mesh::new(self.id.clone(), self.limits);
+        self.doubtful = false;
         match &mut self.role {
             Role::Owner(owner) => owner.mesh = mesh,
             role => *role = Role::Owner(Box::new(Owner::new(mesh, now.mono))),
@@ -595,9 +676,7 @@ impl Seat {
         self.fenced_at = Some(now.mono);
         self.retake_at = now.mono + self.pause + jitter;
         self.pause = (self.pause * 2).min(RETAKE_MS.1);
-        if !sight.fresh {
-            self.out.push(SeatEffect::Shed);
-        }
+        self.shed_at = (!sight.fresh).then_some(now.mono + SHED_MS);
         self.step_down(now, sight);
     }
 
@@ -605,6 +684,10 @@ impl Seat {
 
     /// An edge says something to the owner.
     fn asked(&mut self, now: Now, sight: &Sight, from: &NodeKey, said: ToOwner) {
+        if matches!(said, ToOwner::Announce { .. }) && self.claimed.as_ref() == Some(from) {
+            // Whoever announces itself here does not own the mesh.
+            self.claimed = None;
+        }
         if let ToOwner::Announce { link, .. } = &said
             && !self.take(now, sight)
         {
@@ -622,12 +705,14 @@ impl Seat {
             return;
         };
         match said {
-            ToOwner::Announce { link, edge } => {
+            ToOwner::Announce { link, highest, edge } => {
                 if !owner.announce(from, link, &edge) {
                     return;
                 }
                 owner.arrived(from);
-                if owner.mesh.is_missing() {
+                let superseded = owner.mesh.serving().is_some_and(|e| 0 < e && e < highest);
+                self.highest = self.highest.max(highest);
+                if superseded || owner.mesh.is_missing() {
                     return self.start_mesh(now);
                 }
                 if let Some(epoch) = owner.mesh.serving() {
@@ -659,6 +744,12 @@ impl Seat {
         if let FromOwner::Claim(epoch) = said {
             return self.claim(now, sight, from, epoch);
         }
+        if let FromOwner::Down { link, .. } | FromOwner::Expects { link, .. } = &said
+            && !matches!(&self.role, Role::Relay(relay) if relay.is(&from, *link))
+        {
+            let bye = Item::ToOwner(ToOwner::Bye(*link));
+            return self.out.push(SeatEffect::Say(from, bye));
+        }
         let Role::Relay(relay) = &mut self.role else { return };
         if relay.owner != from {
             return;
@@ -683,6 +774,7 @@ impl Seat {
             }
             Heard::Down(Down::Reset(epoch)) => {
                 self.highest = self.highest.max(epoch);
+                self.shed_at = None;
                 relay.epoch = Some(epoch);
                 let lines = self.lines.iter().copied().collect();
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
@@ -699,7 +791,9 @@ impl Seat {
                 return;
             }
             self.highest = epoch;
+            self.shed_at = None;
             self.claimed = Some(from);
+            self.named = self.named_by(sight);
             if let Role::Owner(_) = self.role {
                 self.step_down(now, sight);
             }
@@ -719,4 +813,15 @@ impl Seat {
         }
         self.note_arrivals(now);
     }
+}
+
+/// The leases that a commit writes: of each, as it is in the end.
+fn leases(commit: &MeshCommit) -> Vec<(PresenceId, Option<LeaseRow>)> {
+    let writes = commit.units.iter().flat_map(|unit| &unit.0);
+    let changes = writes.filter_map(|write| match write {
+        Write::SaveLease(row) => Some((row.presence.clone(), Some(row.clone()))),
+        Write::DropLease(presence) => Some((presence.clone(), None)),
+        _ => None,
+    });
+    changes.collect()
 }

@@ -33,8 +33,8 @@ use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
-    Topic, User,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, User,
 };
 
 /// See the module.
@@ -97,8 +97,12 @@ impl Store for Postgres {
         health::unsafe_settings(self).await
     }
 
-    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError> {
-        health::claim(&self.options).await
+    async fn claim(&self, shared: bool) -> Result<Option<Box<dyn Claim>>, StoreError> {
+        health::claim(&self.options, shared).await
+    }
+
+    async fn clock(&self) -> Result<u64, StoreError> {
+        health::clock(self).await
     }
 
     async fn beat(&self, node: &str) -> Result<(), StoreError> {
@@ -112,6 +116,10 @@ impl Store for Postgres {
         floor: Epoch,
     ) -> Result<Option<Activation>, StoreError> {
         activate::activate(self, mesh, node, floor).await
+    }
+
+    async fn standing(&self, mesh: &MeshId) -> Result<Option<Standing>, StoreError> {
+        activate::standing(self, mesh).await
     }
 
     async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError> {

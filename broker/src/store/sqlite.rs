@@ -33,11 +33,12 @@ use sqlx::SqlitePool;
 
 use self::error::{StoreResult, unavailable};
 use super::{Claim, Retained, Store, StoreError};
+use crate::clock::wall_ms;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage, Target,
-    Topic, User,
+    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, User,
 };
 
 /// How long a statement waits for another process that writes.
@@ -116,9 +117,15 @@ impl Store for Sqlite {
         within(file::unsafe_settings(&self.writer)).await
     }
 
-    async fn claim(&self) -> StoreResult<Option<Box<dyn Claim>>> {
+    /// A file is never shared: whoever runs a cluster has a Postgres.
+    async fn claim(&self, _shared: bool) -> StoreResult<Option<Box<dyn Claim>>> {
         let claim = file::lock(&self.path, "lock")?;
         Ok(claim.map(|claim| Box::new(claim) as Box<dyn Claim>))
+    }
+
+    /// The file has no clock but its machine's.
+    async fn clock(&self) -> StoreResult<u64> {
+        Ok(u64::try_from(wall_ms()).unwrap_or(0) * 1_000)
     }
 
     async fn beat(&self, node: &str) -> StoreResult<()> {
@@ -133,11 +140,15 @@ impl Store for Sqlite {
     ) -> StoreResult<Option<Activation>> {
         within(async {
             match activation::take(&self.writer, mesh, node, floor).await? {
-                Some(epoch) => activation::read(&self.reader, mesh, epoch).await.map(Some),
+                Some(epochs) => activation::read(&self.reader, mesh, epochs).await.map(Some),
                 None => Ok(None),
             }
         })
         .await
+    }
+
+    async fn standing(&self, mesh: &MeshId) -> StoreResult<Option<Standing>> {
+        within(activation::standing(&self.reader, mesh)).await
     }
 
     async fn meshes_with_leases(&self) -> StoreResult<Vec<MeshId>> {

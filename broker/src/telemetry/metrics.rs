@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::Registry;
@@ -29,6 +30,7 @@ struct Instruments {
     registry: Registry,
     /// Collects for the registry as long as it lives.
     _provider: SdkMeterProvider,
+    meter: Meter,
     silent: Vec<Silent>,
 
     connections: Counter<u64>,
@@ -95,6 +97,31 @@ impl Metrics {
     /// Everything as Prometheus text, `text/plain; version=0.0.4`.
     pub fn render(&self) -> String {
         exposition::render(&self.0.registry, &self.0.silent)
+    }
+
+    /// A number that others count, read when it is asked for; it only grows.
+    pub fn count_by(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        label: Option<(&'static str, &'static str)>,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        let labels: Vec<_> =
+            label.map(|(key, value)| KeyValue::new(key, value)).into_iter().collect();
+        let counter = self.0.meter.u64_observable_counter(name).with_description(help);
+        counter.with_callback(move |to| to.observe(read(), &labels)).build();
+    }
+
+    /// The same of a number that may fall.
+    pub fn gauge_by(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        let gauge = self.0.meter.u64_observable_gauge(name).with_description(help);
+        gauge.with_callback(move |to| to.observe(read(), &[])).build();
     }
 
     /// A hello was accepted.
@@ -278,6 +305,7 @@ impl Builder {
             ),
             registry: self.registry,
             _provider: self.provider,
+            meter: self.meter,
             silent: self.silent,
         }
     }

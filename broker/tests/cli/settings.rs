@@ -69,11 +69,11 @@ fn print_config_shows_what_it_can_of_a_wrong_configuration() {
 }
 
 #[test]
-fn serve_refuses_a_cluster_before_it_starts_anything() {
+fn serve_refuses_a_cluster_without_a_secret_before_it_starts_anything() {
     let env = [("DATABASE_URL", "postgres://db/mesh"), ("REDIS_URL", "redis://r")];
     for words in [&["serve"][..], &[]] {
         let told = Home::new().run_with(&env, words).refusal(1);
-        assert!(told.contains("this build runs single nodes only"), "{told}");
+        assert!(told.contains("CLUSTER_SECRET") && told.contains("openssl"), "{told}");
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod adoption;
 mod audit;
+mod cluster;
 mod conformance;
 mod hostile;
 mod identities;

@@ -1,9 +1,13 @@
 //! What tests stand on: private servers, a proxy that breaks connections, waiting with a deadline.
 
+pub(crate) mod cluster;
 pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+#[path = "../../../router/tests/redis/server.rs"]
+#[expect(dead_code, reason = "the tests of the router use more of it")]
+pub(crate) mod redis;
 pub(crate) mod scene;
 pub(crate) mod socket;
 

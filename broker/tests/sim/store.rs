@@ -128,10 +128,12 @@ impl SimStore {
         });
         Activation {
             epoch,
+            previous: epoch.saturating_sub(1),
             tail: from.envelopes.keys().next_back().copied().unwrap_or(0),
             audit_hash: from.audit.last().map(|row| row.hash.clone()),
             queues: queues.into_iter().collect(),
             leases: leases.collect(),
+            stale_leases: None,
         }
     }
 

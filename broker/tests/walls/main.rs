@@ -53,9 +53,9 @@ const WALLS: &[Wall] = &[
     },
     Wall {
         of: &["router/src"],
-        but: &["router/src/link/local.rs"],
+        but: &["router/src/link/local.rs", "router/src/redis"],
         only: &["router"],
-        never: &[],
+        never: &["router::redis"],
         why: "the router knows nothing of messaging, and its rules nothing of I/O",
     },
     Wall {
@@ -64,6 +64,20 @@ const WALLS: &[Wall] = &[
         only: &["router", "tokio"],
         never: &[],
         why: "a carrier knows nothing of messaging",
+    },
+    Wall {
+        of: &["router/src/redis"],
+        but: &[],
+        only: &["router", "fred", "tokio", "tokio_util", "tracing", "bytes"],
+        never: &[],
+        why: "a carrier knows nothing of messaging",
+    },
+    Wall {
+        of: &["router/src/redis/frame.rs", "router/src/redis/lanes.rs", "router/src/redis/keys.rs"],
+        but: &[],
+        only: &["router", "bytes"],
+        never: &[],
+        why: "what is sent, and when, is decided without I/O",
     },
     Wall {
         of: &["broker/src/model"],
@@ -272,6 +286,8 @@ fn what_is_allowed_said_or_commented_is_no_breach() {
     assert_eq!(breaches("router/src/link/local.rs", "use tokio::sync::Notify;"), [""; 0]);
     assert_eq!(breaches("broker/src/store/open.rs", "use sqlx::Row;").len(), 1);
     assert_eq!(breaches("router/src/link.rs", "use tokio::sync::Notify;").len(), 1);
+    assert_eq!(breaches("router/src/redis/ears.rs", "use fred::types::Message;"), [""; 0]);
+    assert_eq!(breaches("router/src/link.rs", "use crate::redis::Redis;").len(), 1);
 }
 
 #[test]

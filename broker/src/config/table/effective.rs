@@ -14,6 +14,9 @@ const DAY_SECONDS: u64 = 24 * 3600;
 /// Fly.io waits this long for a stopping machine, at most.
 const LONGEST_DRAIN_SECONDS: u64 = 300;
 
+/// Fewer could be guessed.
+const SECRET_CHARS: usize = 32;
+
 const SETTING: Setting = Setting {
     name: "",
     default: Default::Unset,
@@ -62,12 +65,27 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "REDIS_URL",
-        what: "Redis that the nodes of a cluster talk through, `redis://` or `rediss://`; this \
-               build runs single nodes and refuses to serve with it",
+        what: "Redis that the nodes of a cluster talk through, `redis://` or `rediss://`, for a Redis \
+               Cluster `redis-cluster://` or `rediss-cluster://`; without it, one node runs alone",
         secrecy: Secrecy::Url,
         set: |c, text| {
             let example = "redis://:password@host:6379";
-            c.redis_url = Some(url(text, &["redis", "rediss"], example)?);
+            let schemes = ["redis", "rediss", "redis-cluster", "rediss-cluster"];
+            c.redis_url = Some(url(text, &schemes, example)?);
+            Ok(())
+        },
+        ..STORE
+    },
+    Setting {
+        name: "CLUSTER_SECRET",
+        what: "With `REDIS_URL`: the same on all nodes, at least 32 characters; whoever can write to \
+               Redis and does not know it cannot speak as a node. `openssl rand -hex 32` makes one",
+        secrecy: Secrecy::Hidden,
+        set: |c, text| {
+            if text.len() < SECRET_CHARS {
+                return Err(format!("a secret of at least {SECRET_CHARS} characters"));
+            }
+            c.cluster_secret = Some(text.into());
             Ok(())
         },
         ..STORE
@@ -231,10 +249,26 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..BEHAVIOUR
     },
     Setting {
+        name: "FLY_MACHINE_ID",
+        what: "As Fly.io sets it. With it and `REDIS_URL`, an upgrade at `/ws?mesh=ID` is replayed at the \
+               node that runs the mesh, which spares its messages two hops",
+        set: |c, text| name(text).map(|name| c.fly_machine_id = Some(name)),
+        ..NODE
+    },
+    Setting {
         name: "NODE_ID",
-        default: Default::Derived("the host's name", host_name),
-        what: "This node's name, one per running node",
+        default: Default::Derived("`FLY_MACHINE_ID`, else the host's name", node_name),
+        what: "This node's name, one per running node: of two with the same, the newer goes on",
         set: |c, text| name(text).map(|name| c.node_id = name),
+        ..NODE
+    },
+    Setting {
+        name: "REGION",
+        default: Default::Derived("`FLY_REGION`", |known| {
+            known.variable("FLY_REGION").unwrap_or_default().to_owned()
+        }),
+        what: "Where this node stands, as `status` shows it",
+        set: |c, text| name(text).map(|region| c.region = Some(region)),
         ..NODE
     },
     Setting {
@@ -284,6 +318,12 @@ pub(super) const SETTINGS: &[Setting] = &[
 
 fn local_ws_url(known: &Known) -> String {
     format!("ws://127.0.0.1:{}/ws", known.setting("BROKER_PORT"))
+}
+
+/// What Fly.io calls the machine, else what the host is called.
+fn node_name(known: &Known) -> String {
+    let machine = known.setting("FLY_MACHINE_ID");
+    if machine.is_empty() { host_name(known) } else { machine.to_owned() }
 }
 
 /// `HOSTNAME`, as containers set it, else what the kernel says.

@@ -10,8 +10,8 @@ use super::*;
 use crate::model::{
     self, AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Duplicate, Epoch, Grants,
     HookPresence, HookTarget, Identity, Joined, Joining, LeaseRow, MeshRow, Moderation, NewInvite,
-    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, StoredMessage, Target, Topic, Unit,
-    User, Write,
+    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, Standing, StoredMessage, Target,
+    Topic, Unit, User, Write,
 };
 use crate::store::{Claim, Retained};
 
@@ -82,7 +82,13 @@ impl Store for Scripted {
     async fn unsafe_settings(&self) -> Result<Vec<String>, StoreError> {
         unimplemented!()
     }
-    async fn claim(&self) -> Result<Option<Box<dyn Claim>>, StoreError> {
+    async fn claim(&self, _: bool) -> Result<Option<Box<dyn Claim>>, StoreError> {
+        unimplemented!()
+    }
+    async fn clock(&self) -> Result<u64, StoreError> {
+        unimplemented!()
+    }
+    async fn standing(&self, _: &MeshId) -> Result<Option<Standing>, StoreError> {
         unimplemented!()
     }
     async fn beat(&self, _: &str) -> Result<(), StoreError> {

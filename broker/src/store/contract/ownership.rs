@@ -151,13 +151,13 @@ pub async fn a_mesh_never_activated_is_fenced(backend: &dyn Backend) {
 /// One process, then the next.
 pub async fn a_claim_excludes_a_second_until_it_is_dropped(backend: &dyn Backend) {
     let (store, other) = (backend.store(), backend.another().await);
-    let claim = store.claim().await.unwrap();
+    let claim = store.claim(false).await.unwrap();
     assert!(claim.is_some(), "nobody else is here");
-    assert!(other.claim().await.unwrap().is_none(), "one at a time");
+    assert!(other.claim(false).await.unwrap().is_none(), "one at a time");
     drop(claim);
     // A backend may need a moment to notice.
     for _ in 0..100 {
-        if other.claim().await.unwrap().is_some() {
+        if other.claim(false).await.unwrap().is_some() {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

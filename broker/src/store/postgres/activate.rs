@@ -11,7 +11,7 @@ use super::error::{bounded, classify, stored, unstored};
 use super::session::{READ_LIMIT, Reader};
 use super::{Postgres, read};
 use crate::model::{
-    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, StoredLease,
+    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, Standing, StoredLease,
 };
 use crate::store::StoreError;
 
@@ -45,18 +45,19 @@ pub(super) async fn activate(
 ) -> Result<Option<Activation>, StoreError> {
     let floor = stored(TASK, floor)?;
     let mut reader = store.reader().await?;
-    let raise = sqlx::query_scalar::<_, i64>(include_str!("sql/raise.sql"))
+    let raise = sqlx::query_as::<_, (i64, i64)>(include_str!("sql/raise.sql"))
         .bind(mesh.as_str())
         .bind(node)
         .bind(floor);
     let epoch = bounded(TASK, READ_LIMIT, raise.fetch_optional(&mut *reader)).await?;
-    let Some(epoch) = epoch else {
+    let Some((epoch, previous)) = epoch else {
         reader.release();
         return Ok(None);
     };
     let mut activation = start(&mut reader, mesh).await?;
     reader.release();
     activation.epoch = unstored(TASK, epoch)?;
+    activation.previous = unstored(TASK, previous)?;
     Ok(Some(activation))
 }
 
@@ -70,6 +71,7 @@ async fn start(reader: &mut Reader, mesh: &MeshId) -> Result<Activation, StoreEr
     let leases = bounded(TASK, READ_LIMIT, leases).await?;
     Ok(Activation {
         epoch: 0,
+        previous: 0,
         tail: unstored(TASK, ends.try_get("tail").map_err(|e| classify(TASK, &e))?)?,
         audit_hash: ends.try_get("audit_hash").map_err(|e| classify(TASK, &e))?,
         queues: queues.iter().map(queue).collect::<Result<_, _>>()?,
@@ -78,6 +80,7 @@ async fn start(reader: &mut Reader, mesh: &MeshId) -> Result<Activation, StoreEr
             .map(lease)
             .collect::<Result<_, _>>()
             .map_err(|e| classify(TASK, &e))?,
+        stale_leases: None,
     })
 }
 
@@ -113,4 +116,29 @@ pub(super) async fn meshes_with_leases(store: &Postgres) -> Result<Vec<MeshId>, 
     let query = sqlx::query_scalar::<_, String>("SELECT DISTINCT mesh_id FROM broker.lease");
     let meshes = read!(store, "listing meshes with leases", query, fetch_all);
     Ok(meshes.into_iter().map(MeshId::from).collect())
+}
+
+pub(super) async fn standing(
+    store: &Postgres,
+    mesh: &MeshId,
+) -> Result<Option<Standing>, StoreError> {
+    const TASK: &str = "looking at a mesh";
+    let query = sqlx::query_as::<_, (String, i64, i64, i64, i64)>(
+        "SELECT coalesce(o.node, ''), coalesce(o.epoch, 0),
+            (SELECT count(*) FROM broker.lease l WHERE l.mesh_id = m.id AND l.away_at IS NULL),
+            (SELECT count(*) FROM broker.lease l WHERE l.mesh_id = m.id AND l.away_at IS NOT NULL),
+            (SELECT count(*) FROM broker.delivery d WHERE d.mesh_id = m.id)
+         FROM mesh.mesh m LEFT JOIN broker.mesh_owner o ON o.mesh_id = m.id WHERE m.id = $1",
+    );
+    let row = read!(store, "looking at a mesh", query.bind(mesh.as_str()), fetch_optional);
+    row.map(|(node, epoch, sessions, in_grace, pending)| {
+        Ok(Standing {
+            node,
+            epoch: unstored(TASK, epoch)?,
+            sessions: unstored(TASK, sessions)?,
+            in_grace: unstored(TASK, in_grace)?,
+            pending: unstored(TASK, pending)?,
+        })
+    })
+    .transpose()
 }

@@ -37,6 +37,9 @@ const TASK: &str = "taking the reference's queue over";
 /// Messages at a time. All of a mesh are one transaction; this bounds what is held in memory.
 const CHUNK: i64 = 256;
 
+/// Names the adoption among advisory locks: "adoption", as a number.
+const ADOPTION_KEY: i64 = 0x6164_6f70_7469_6f6e;
+
 /// Who raises the epoch.
 const NODE: &str = "adoption";
 
@@ -45,6 +48,9 @@ const NODE: &str = "adoption";
 pub(super) async fn adopt(store: &Postgres) -> Result<(), StoreError> {
     let mut conn = session::open(&store.options).await?;
     bounded(TASK, STATEMENT_LIMIT, session::take_time(&mut conn)).await?;
+    // One node of a cluster after the other: whoever comes second finds nothing left.
+    let alone = sqlx::query("SELECT pg_advisory_lock($1)").bind(ADOPTION_KEY);
+    bounded(TASK, STATEMENT_LIMIT, alone.execute(&mut conn)).await?;
     let adopted = adopt_all(&mut conn).await;
     // Without a goodbye the connection would end only when the server notices.
     let _ = bounded("disconnecting", STATEMENT_LIMIT, conn.close()).await;
@@ -124,11 +130,11 @@ async fn adopt_mesh(conn: &mut PgConnection, mesh: &MeshId) -> Result<u64, Store
 
 /// Raises the epoch; answers it, and the highest place given out.
 async fn take(conn: &mut PgConnection, mesh: &MeshId) -> Result<(Epoch, Seq), StoreError> {
-    let raise = sqlx::query_scalar::<_, i64>(include_str!("sql/raise.sql"))
+    let raise = sqlx::query_as::<_, (i64, i64)>(include_str!("sql/raise.sql"))
         .bind(mesh.as_str())
         .bind(NODE)
         .bind(0_i64);
-    let epoch = bounded(TASK, STATEMENT_LIMIT, raise.fetch_one(&mut *conn)).await?;
+    let (epoch, _) = bounded(TASK, STATEMENT_LIMIT, raise.fetch_one(&mut *conn)).await?;
     let ends = sqlx::query(ENDS).bind(mesh.as_str());
     let ends = bounded(TASK, STATEMENT_LIMIT, ends.fetch_one(&mut *conn)).await?;
     let tail: i64 = ends.try_get("tail").map_err(|error| classify(TASK, &error))?;

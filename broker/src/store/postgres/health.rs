@@ -6,7 +6,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 
-use super::error::{bounded, classify};
+use super::error::{bounded, classify, unstored};
 use super::session::{self, READ_LIMIT};
 use super::{Postgres, read};
 use crate::store::{Claim, StoreError};
@@ -128,9 +128,23 @@ impl Claim for Session {
 
 pub(super) async fn claim(
     options: &PgConnectOptions,
+    shared: bool,
 ) -> Result<Option<Box<dyn Claim>>, StoreError> {
     let mut conn = session::open(options).await?;
-    let query = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(CLAIM_KEY);
+    let query = sqlx::query_scalar::<_, bool>(if shared {
+        "SELECT pg_try_advisory_lock_shared($1)"
+    } else {
+        "SELECT pg_try_advisory_lock($1)"
+    });
+    let query = query.bind(CLAIM_KEY);
     let held = bounded("claiming the store", READ_LIMIT, query.fetch_one(&mut conn)).await?;
     Ok(held.then(|| Box::new(Session { conn }) as Box<dyn Claim>))
+}
+
+pub(super) async fn clock(store: &Postgres) -> Result<u64, StoreError> {
+    const TASK: &str = "reading the clock";
+    let query = sqlx::query_scalar::<_, i64>(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    );
+    unstored(TASK, read!(store, "reading the clock", query, fetch_one))
 }

@@ -6,7 +6,7 @@ use sqlx::{Row, SqlitePool};
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use super::now;
 use crate::model::{
-    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, StoredLease,
+    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, Standing, StoredLease,
 };
 
 pub(super) async fn beat(writer: &SqlitePool, node: &str) -> StoreResult<()> {
@@ -22,20 +22,20 @@ pub(super) async fn beat(writer: &SqlitePool, node: &str) -> StoreResult<()> {
     Ok(())
 }
 
-/// Raises the epoch, and moves absences on by the time that had no owner.
+/// Raises the epoch; answers it and the one before. Moves absences on by the time that had no owner.
 pub(super) async fn take(
     writer: &SqlitePool,
     mesh: &MeshId,
     node: &str,
     floor: Epoch,
-) -> StoreResult<Option<Epoch>> {
+) -> StoreResult<Option<(Epoch, Epoch)>> {
     let floor = to_i64(floor)?;
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     // The owner so far was alive when it took the mesh and when it last beat.
     let before = sqlx::query(concat!(
         "SELECT ",
         now!(),
-        ", max(o.taken_at, coalesce(n.beat_at, 0)) FROM mesh m ",
+        ", max(o.taken_at, coalesce(n.beat_at, 0)), coalesce(o.epoch, 0) FROM mesh m ",
         "LEFT JOIN mesh_owner o ON o.mesh_id = m.id LEFT JOIN node n ON n.node = o.node ",
         "WHERE m.id = ?",
     ))
@@ -47,6 +47,7 @@ pub(super) async fn take(
         return Ok(None);
     };
     let (now, alive): (i64, Option<i64>) = (before.try_get(0)?, before.try_get(1)?);
+    let previous: i64 = before.try_get(2)?;
 
     let epoch: i64 = sqlx::query_scalar(
         "INSERT INTO mesh_owner (mesh_id, epoch, node, taken_at) VALUES (?1, ?2 + 1, ?3, ?4) \
@@ -69,14 +70,14 @@ pub(super) async fn take(
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    to_u64(epoch, "an epoch").map(Some)
+    Ok(Some((to_u64(epoch, "an epoch")?, to_u64(previous, "an epoch")?)))
 }
 
 /// Everything under the epoch just minted: later than any commit it fences off.
 pub(super) async fn read(
     reader: &SqlitePool,
     mesh: &MeshId,
-    epoch: Epoch,
+    (epoch, previous): (Epoch, Epoch),
 ) -> StoreResult<Activation> {
     let mut tx = reader.begin().await?;
     let tail: i64 = sqlx::query_scalar(
@@ -94,7 +95,9 @@ pub(super) async fn read(
     let queues = queues(&mut tx, mesh).await?;
     let leases = leases(&mut tx, mesh).await?;
     tx.commit().await?;
-    Ok(Activation { epoch, tail: to_u64(tail, "a tail")?, audit_hash, queues, leases })
+    let tail = to_u64(tail, "a tail")?;
+    let stale_leases = None;
+    Ok(Activation { epoch, previous, tail, audit_hash, queues, leases, stale_leases })
 }
 
 /// Steps from one recipient to the next by the key, over however many rows lie between.
@@ -165,4 +168,27 @@ pub(super) async fn meshes_with_leases(reader: &SqlitePool) -> StoreResult<Vec<M
     let meshes: Vec<String> =
         sqlx::query_scalar("SELECT DISTINCT mesh_id FROM lease").fetch_all(reader).await?;
     Ok(meshes.into_iter().map(MeshId::from).collect())
+}
+
+pub(super) async fn standing(reader: &SqlitePool, mesh: &MeshId) -> StoreResult<Option<Standing>> {
+    let row = sqlx::query(
+        "SELECT coalesce(o.node, ''), coalesce(o.epoch, 0), \
+           (SELECT count(*) FROM lease l WHERE l.mesh_id = m.id AND l.away_at IS NULL), \
+           (SELECT count(*) FROM lease l WHERE l.mesh_id = m.id AND l.away_at IS NOT NULL), \
+           (SELECT count(*) FROM delivery d WHERE d.mesh_id = m.id) \
+         FROM mesh m LEFT JOIN mesh_owner o ON o.mesh_id = m.id WHERE m.id = ?",
+    )
+    .bind(mesh.as_str())
+    .fetch_optional(reader)
+    .await?;
+    row.map(|row| {
+        Ok(Standing {
+            node: row.try_get(0)?,
+            epoch: to_u64(row.try_get(1)?, "an epoch")?,
+            sessions: to_u64(row.try_get(2)?, "a count")?,
+            in_grace: to_u64(row.try_get(3)?, "a count")?,
+            pending: to_u64(row.try_get(4)?, "a count")?,
+        })
+    })
+    .transpose()
 }

@@ -325,6 +325,15 @@ impl Node {
         output.stdout
     }
 
+    /// What the command line answers, with this node's settings.
+    pub(crate) async fn run(&self, args: &[&str]) -> Vec<u8> {
+        let mut command = self.command();
+        command.args(args);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     /// Writes to the store, as another program would: in the words of Postgres' schema `mesh`.
     /// Answers how many rows it was.
     pub(crate) async fn sql(&self, statement: &str) -> u64 {

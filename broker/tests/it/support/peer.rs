@@ -280,6 +280,12 @@ impl TestPeer {
         self.socket = Some(socket);
     }
 
+    /// The same at another node.
+    pub(crate) async fn move_to(&mut self, node: &Node) {
+        self.address = node.address();
+        self.take_over().await;
+    }
+
     /// Is gone without a word.
     pub(crate) fn vanish(&mut self) {
         if let Some(socket) = self.socket.take() {

@@ -129,6 +129,7 @@ impl World {
         let owns = self.processes.get(&id).is_some_and(|process| process.seat.mesh().is_some());
         for effect in effects {
             match effect {
+                SeatEffect::Mirror(_) => {}
                 SeatEffect::Tell(conns, item) if owns => {
                     all.push(Let { conns: conns.clone(), item: item.clone() });
                 }
@@ -234,6 +235,7 @@ impl World {
 
     pub(super) fn carry_out(&mut self, id: u64, effect: SeatEffect) {
         match effect {
+            SeatEffect::Mirror(_) => {}
             SeatEffect::Activate { term, floor } => {
                 if self.mode != Mode::Alone {
                     self.check.activates(self.now, id);

@@ -4,10 +4,14 @@
 -- Leases in grace are moved so that "now" leaves out the time without an owner: what counts of a
 -- grace ends with the last beat of the owner before. The new owner is noted as alive in the same
 -- breath, so that a second activation right after this one starts from the same point.
-WITH raised AS (
+WITH old AS (
+    SELECT epoch FROM broker.mesh_owner WHERE mesh_id = $1 FOR UPDATE
+),
+raised AS (
     INSERT INTO broker.mesh_owner AS o (mesh_id, epoch, node, raised_at)
     SELECT m.id, $3::bigint + 1, $2::text, now()
     FROM mesh.mesh m
+    LEFT JOIN old ON true
     WHERE m.id = $1
     ON CONFLICT (mesh_id) DO UPDATE SET
         epoch = greatest(o.epoch, $3::bigint) + 1,
@@ -28,4 +32,4 @@ alive AS (
     SELECT $2::text, now() FROM raised
     ON CONFLICT (node) DO UPDATE SET beat_at = greatest(n.beat_at, excluded.beat_at)
 )
-SELECT epoch FROM raised
+SELECT epoch, coalesce((SELECT epoch FROM old), 0) AS previous FROM raised

@@ -1,0 +1,110 @@
+//! What has happened, in numbers that only grow.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, more: usize) {
+        self.0.fetch_add(more as u64, Ordering::Relaxed);
+    }
+}
+
+/// Why something that was sent did not arrive at whoever was to have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// An item: too much waits for its destination already.
+    LaneFull,
+    /// A frame: Redis refused it, or did not answer.
+    Unsent,
+    /// A frame: nobody listened.
+    Unheard,
+    /// A frame: more arrived than this process looked at in time.
+    Lagged,
+    /// A frame: whoever is to take it lags behind.
+    InboxFull,
+    /// A frame of a version that is not ours.
+    Version,
+    /// A frame that none of us has sealed.
+    Forged,
+    /// A frame that one of us has sealed and that makes no sense.
+    Malformed,
+    /// A frame meant for another node, or for another process of this one's name.
+    Misdirected,
+    /// A frame from another process of this node's name.
+    Namesake,
+}
+
+impl Dropped {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::LaneFull,
+        Self::Unsent,
+        Self::Unheard,
+        Self::Lagged,
+        Self::InboxFull,
+        Self::Version,
+        Self::Forged,
+        Self::Malformed,
+        Self::Misdirected,
+        Self::Namesake,
+    ];
+
+    /// Its name as a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LaneFull => "lane_full",
+            Self::Unsent => "unsent",
+            Self::Unheard => "unheard",
+            Self::Lagged => "lagged",
+            Self::InboxFull => "inbox_full",
+            Self::Version => "version",
+            Self::Forged => "forged",
+            Self::Malformed => "malformed",
+            Self::Misdirected => "misdirected",
+            Self::Namesake => "namesake",
+        }
+    }
+}
+
+/// What one node has done with Redis.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Commands sent, publishes among them.
+    pub commands: Count,
+    /// Commands that Redis refused or did not answer in time.
+    pub failures: Count,
+    /// Frames published, heard or not; the canary's are not counted.
+    pub frames_out: Count,
+    /// Items in them.
+    pub items_out: Count,
+    /// Bytes of them.
+    pub bytes_out: Count,
+    /// Frames accepted.
+    pub frames_in: Count,
+    /// Items in them.
+    pub items_in: Count,
+    /// Bytes of them.
+    pub bytes_in: Count,
+    /// Times the channels were subscribed to, the first included.
+    pub subscriptions: Count,
+    dropped: [Count; Dropped::ALL.len()],
+}
+
+impl Counters {
+    /// How many items or frames were dropped for this reason.
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        self.dropped[why as usize].get()
+    }
+
+    pub(super) fn drop(&self, why: Dropped, more: usize) {
+        self.dropped[why as usize].add(more);
+    }
+}
