@@ -35,7 +35,7 @@ impl World {
         }
     }
 
-    fn greet(&mut self, index: usize) {
+    pub(crate) fn greet(&mut self, index: usize) {
         if self.clients[index].kind == Kind::OneShot {
             self.fire(Fault::OneShot);
             let identity = ONE_SHOTS + self.fresh();

@@ -300,6 +300,20 @@ fn member(index: usize, keys: &Keypair) -> Member {
     }
 }
 
+/// The members, the topics, and the clients that there will be.
+fn populate(store: &mut SimStore, rng: &mut Rng) -> Vec<Client> {
+    let members: Vec<Keypair> = (0..MEMBERS).map(|_| Keypair::from_seed(&rng.bytes32())).collect();
+    for (index, keys) in members.iter().enumerate() {
+        let member = member(index, keys);
+        store.now.members.insert(member.id.clone(), member);
+    }
+    store.now.topics = beside::topics();
+    let client = |(index, (kind, member)): (usize, &(Kind, usize))| {
+        Client::new(index, *kind, *member, members[*member].clone(), rng)
+    };
+    KINDS.iter().enumerate().map(client).collect()
+}
+
 /// What a process's clock is ahead of the history's.
 pub(crate) fn skew(process: u64) -> u64 {
     process.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
@@ -317,20 +331,7 @@ impl World {
     pub(crate) fn with(seed: u64, mode: Mode, planted: Option<Planted>) -> Self {
         let mut rng = Rng::new(seed);
         let mut store = SimStore::new(planted);
-        let members: Vec<Keypair> =
-            (0..MEMBERS).map(|_| Keypair::from_seed(&rng.bytes32())).collect();
-        for (index, keys) in members.iter().enumerate() {
-            let member = member(index, keys);
-            store.now.members.insert(member.id.clone(), member);
-        }
-        store.now.topics = beside::topics();
-        let clients = KINDS
-            .iter()
-            .enumerate()
-            .map(|(i, (kind, member))| {
-                Client::new(i, *kind, *member, members[*member].clone(), &mut rng)
-            })
-            .collect::<Vec<_>>();
+        let clients = populate(&mut store, &mut rng);
         let mut world = Self {
             mode,
             rng,
