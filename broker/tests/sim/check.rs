@@ -344,6 +344,13 @@ impl Checker {
         }
     }
 
+    /// A sibling may have hidden its member.
+    pub(crate) fn is_hidden(&self, identity: u64) -> bool {
+        let presence = self.presences.presence(identity);
+        let body = presence.and_then(|presence| self.leases.0.get(&presence.into()));
+        body.is_some_and(|body| !body.visible)
+    }
+
     /// P7: whoever has a lease may come back to it, however full the mesh is.
     pub(crate) fn refused(&mut self, now: u64, identity: u64, frame: &Value, store: &Durable) {
         let mut leases = store.leases.keys();

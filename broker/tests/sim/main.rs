@@ -1,6 +1,6 @@
 //! The cluster in virtual time, one seed at a time (design §3).
 //!
-//! `SIM_SEEDS=5000 cargo test --test sim` runs more seeds, `SIM_SEED=17` one, and with
+//! `SIM_SEEDS=100000 cargo test --release --test sim promises` soaks, `SIM_SEED=17` runs one, and with
 //! `SIM_TRACE=body-0-4,client-2` prints what concerns these texts. `SIM_PLANTED=DoneIgnored` plants
 //! that mistake.
 
@@ -30,7 +30,7 @@ use faults::{Coverage, Fault, Planted, STAGED};
 use world::World;
 
 /// Histories in the gate.
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 2_000;
 /// At most so many until a planted fault must have been caught.
 const PLANTED_SEEDS: u64 = 200;
 /// Faults go on for so long, in virtual milliseconds.

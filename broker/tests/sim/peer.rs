@@ -236,7 +236,7 @@ impl World {
             "ack" => self.read_ack(index, frame),
             "peers_list" => {
                 let caller = client.session_id.clone();
-                let hidden = client.hidden;
+                let hidden = client.hidden || self.check.is_hidden(client.identity);
                 self.check.peers_list(now, (&caller, hidden), frame);
             }
             "error" if frame["code"] == "kicked" => self.fire(Fault::KeptOut),
