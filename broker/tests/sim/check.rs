@@ -31,7 +31,7 @@ use presences::Presences;
 use removals::Removals;
 pub(crate) use rewind::Mark;
 use saved::Saved;
-pub(crate) use settled::settled;
+pub(crate) use settled::{resumed, settled};
 use status::Words;
 pub(crate) use traffic::Outlet;
 use traffic::Traffic;
@@ -342,6 +342,13 @@ impl Checker {
         if once.len() != sessions.len() || !(hidden || sessions.contains(&caller)) {
             self.fail(|| format!("P7: {now}: {caller} was shown {sessions:?}"));
         }
+    }
+
+    /// A sibling may have hidden its member.
+    pub(crate) fn is_hidden(&self, identity: u64) -> bool {
+        let presence = self.presences.presence(identity);
+        let body = presence.and_then(|presence| self.leases.0.get(&presence.into()));
+        body.is_some_and(|body| !body.visible)
     }
 
     /// P7: whoever has a lease may come back to it, however full the mesh is.

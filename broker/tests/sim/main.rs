@@ -1,6 +1,6 @@
 //! The cluster in virtual time, one seed at a time (design §3).
 //!
-//! `SIM_SEEDS=5000 cargo test --test sim` runs more seeds, `SIM_SEED=17` one, and with
+//! `SIM_SEEDS=100000 cargo test --release --test sim promises` soaks, `SIM_SEED=17` runs one, and with
 //! `SIM_TRACE=body-0-4,client-2` prints what concerns these texts. `SIM_PLANTED=DoneIgnored` plants
 //! that mistake.
 
@@ -30,13 +30,17 @@ use faults::{Coverage, Fault, Planted, STAGED};
 use world::World;
 
 /// Histories in the gate.
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 2_000;
 /// At most so many until a planted fault must have been caught.
 const PLANTED_SEEDS: u64 = 200;
 /// Faults go on for so long, in virtual milliseconds.
 const CHAOS_MS: u64 = 150_000;
 /// Then everything must settle: all graces over, all repetitions due.
 const CALM_MS: u64 = 420_000;
+
+/// So long after the last fault traffic flows again, and is answered within so long.
+const RESUME_MS: u64 = 15_000;
+const PROMPT_MS: u64 = 3_000;
 
 /// What every history must have seen; the faults go on until it has.
 const ENVELOPES: usize = 200;
@@ -63,6 +67,10 @@ fn run(seed: u64, planted: Option<Planted>) -> Run {
         world.run_until(end);
     }
     world.calm();
+    world.run_until(end + RESUME_MS);
+    let said = world.speak_up();
+    world.run_until(end + RESUME_MS + PROMPT_MS);
+    check::resumed(&mut world, &said);
     world.run_until(end + CALM_MS);
     if !world.check.failed() {
         check::settled(&mut world);

@@ -35,7 +35,7 @@ impl World {
         }
     }
 
-    fn greet(&mut self, index: usize) {
+    pub(crate) fn greet(&mut self, index: usize) {
         if self.clients[index].kind == Kind::OneShot {
             self.fire(Fault::OneShot);
             let identity = ONE_SHOTS + self.fresh();
@@ -84,17 +84,29 @@ impl World {
     }
 
     pub(crate) fn compose(&mut self, index: usize, socket: u64) {
-        let number = self.clients[index].sent;
-        self.clients[index].sent += 1;
         let kind = if self.rng.one_in(120) { "poison" } else { "body" };
-        let body = format!("{kind}-{index}-{number}");
+        let target = self.any_target(index);
+        self.send(index, socket, kind, target);
+    }
+
+    /// When all is calm, everybody says something to everybody.
+    pub(crate) fn speak_up(&mut self) -> Vec<(usize, u64, String)> {
+        let here = self.clients.iter().filter(|c| c.attached && c.kind != Kind::OneShot);
+        let here: Vec<_> = here.filter_map(|client| Some((client.index, client.socket?))).collect();
+        let said = here
+            .into_iter()
+            .map(|(index, socket)| (index, socket, self.send(index, socket, "body", Target::All)));
+        said.collect()
+    }
+
+    fn any_target(&mut self, index: usize) -> Target {
         let lasts = |i: &usize| *i != index && self.clients[*i].kind != Kind::OneShot;
         let others: Vec<usize> = (0..self.clients.len()).filter(lasts).collect();
         let other = *self.rng.pick(&others);
         let own_member = self.clients[other].member == self.clients[index].member;
         let group = *self.rng.pick(&GROUPS);
         let topic = *self.rng.pick(&beside::TOPIC_SPECS);
-        let target = match self.rng.between(0, 12) {
+        match self.rng.between(0, 12) {
             0 | 1 => Target::All,
             2 if !own_member => Target::Member(other),
             3 if self.rng.one_in(8) => Target::Nobody,
@@ -103,7 +115,13 @@ impl World {
             _ if self.clients[other].kind == Kind::Session => Target::Session(other),
             _ if !own_member => Target::Member(other),
             _ => Target::All,
-        };
+        }
+    }
+
+    fn send(&mut self, index: usize, socket: u64, kind: &str, target: Target) -> String {
+        let number = self.clients[index].sent;
+        self.clients[index].sent += 1;
+        let body = format!("{kind}-{index}-{number}");
         let key = (!self.rng.one_in(10)).then(|| format!("key-{index}-{number}"));
         let priority = *self.rng.pick(&["now", "next", "next", "low"]);
         let direct = matches!(target, Target::Session(_) | Target::Member(_));
@@ -120,6 +138,7 @@ impl World {
         self.check.composed(&body, identity);
         self.clients[index].unacked.insert(body.clone(), message);
         self.write(index, socket, &body);
+        body
     }
 
     fn address(&self, target: &Target) -> String {
@@ -217,7 +236,7 @@ impl World {
             "ack" => self.read_ack(index, frame),
             "peers_list" => {
                 let caller = client.session_id.clone();
-                let hidden = client.hidden;
+                let hidden = client.hidden || self.check.is_hidden(client.identity);
                 self.check.peers_list(now, (&caller, hidden), frame);
             }
             "error" if frame["code"] == "kicked" => self.fire(Fault::KeptOut),

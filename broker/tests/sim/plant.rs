@@ -88,8 +88,8 @@ impl World {
     }
 
     fn disturb_busy(&mut self, process: u64, effects: &mut Vec<SeatEffect>) -> Vec<Let> {
-        let normal = pushes(effects).map(|(_, envelope)| &*envelope);
-        let normal = normal.filter(|envelope| envelope.lane() == Lane::Normal).cloned().next();
+        let normal = pushes(effects).find(|(_, envelope)| envelope.lane() == Lane::Normal);
+        let normal = normal.map(|(_, envelope)| envelope.clone());
         let Some(envelope) = normal else { return Vec::new() };
         let peers = self.peers(process, effects);
         let busy = peers.iter().find(|peer| peer.status != Status::Idle);

@@ -6,6 +6,8 @@ use crate::faults::Planted;
 use crate::rng::Rng;
 use crate::world::{Mode, World};
 
+mod bounds;
+
 /// Each scene is played so often, each time a little differently.
 const TAKES: u64 = 20;
 /// Everybody has arrived.
@@ -83,13 +85,16 @@ fn an_owner_dies_just_before_a_grace_is_over() {
         let mut rng = Rng::new(seed);
         let returns = seed.is_multiple_of(2);
         let gone_at = world.now;
-        world.hang_up(SUBJECT, true, GRACE_MS - 500);
-        if !returns {
-            world.clients[SUBJECT].back_at = None;
-        }
+        world.hang_up(SUBJECT, true, 0);
+        world.clients[SUBJECT].back_at = None;
         world.run_until(gone_at + GRACE_MS - rng.between(1_500, 2_500));
         let owner = world.owner().ok_or("nobody runs the mesh")?;
         world.crash(owner);
+        world.run_until(gone_at + GRACE_MS - rng.between(200, 700));
+        if returns {
+            world.clients[SUBJECT].back_at = Some(0);
+            world.greet(SUBJECT);
+        }
         let identity = world.clients[SUBJECT].identity;
         let lapsed = end(world)?.check.lapsed().contains(&identity);
         if lapsed == returns {
@@ -108,13 +113,9 @@ fn the_whole_cluster_stops_for_a_while() {
         world.hang_up(SUBJECT, true, GRACE_MS + 10_000);
         talk(&mut world, 5);
         world.restart_after = Some(20_000);
-        world
-            .processes
-            .keys()
-            .copied()
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|id| world.crash(id));
+        for id in world.processes.keys().copied().collect::<Vec<_>>() {
+            world.crash(id);
+        }
         let until = world.now + 30_000;
         world.run_until(until);
         world.restart_after = None;

@@ -300,6 +300,20 @@ fn member(index: usize, keys: &Keypair) -> Member {
     }
 }
 
+/// The members, the topics, and the clients that there will be.
+fn populate(store: &mut SimStore, rng: &mut Rng) -> Vec<Client> {
+    let members: Vec<Keypair> = (0..MEMBERS).map(|_| Keypair::from_seed(&rng.bytes32())).collect();
+    for (index, keys) in members.iter().enumerate() {
+        let member = member(index, keys);
+        store.now.members.insert(member.id.clone(), member);
+    }
+    store.now.topics = beside::topics();
+    let client = |(index, (kind, member)): (usize, &(Kind, usize))| {
+        Client::new(index, *kind, *member, members[*member].clone(), rng)
+    };
+    KINDS.iter().enumerate().map(client).collect()
+}
+
 /// What a process's clock is ahead of the history's.
 pub(crate) fn skew(process: u64) -> u64 {
     process.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
@@ -317,20 +331,7 @@ impl World {
     pub(crate) fn with(seed: u64, mode: Mode, planted: Option<Planted>) -> Self {
         let mut rng = Rng::new(seed);
         let mut store = SimStore::new(planted);
-        let members: Vec<Keypair> =
-            (0..MEMBERS).map(|_| Keypair::from_seed(&rng.bytes32())).collect();
-        for (index, keys) in members.iter().enumerate() {
-            let member = member(index, keys);
-            store.now.members.insert(member.id.clone(), member);
-        }
-        store.now.topics = beside::topics();
-        let clients = KINDS
-            .iter()
-            .enumerate()
-            .map(|(i, (kind, member))| {
-                Client::new(i, *kind, *member, members[*member].clone(), &mut rng)
-            })
-            .collect::<Vec<_>>();
+        let clients = populate(&mut store, &mut rng);
         let mut world = Self {
             mode,
             rng,
@@ -374,8 +375,7 @@ impl World {
             world.check.introduce(client);
         }
         world.check.owner_lost(world.now);
-        let nodes = if let Mode::Cluster(nodes) = mode { nodes } else { 1 };
-        (0..nodes).for_each(|slot| world.start(slot));
+        (0..world.nodes()).for_each(|slot| world.start(slot));
         for client in 0..world.clients.len() {
             world.at(5 + client as u64, Event::ClientWake(client));
         }
@@ -390,6 +390,10 @@ impl World {
     pub(crate) fn at(&mut self, after: u64, event: Event) {
         self.order += 1;
         self.events.insert((self.now + after, self.order), event);
+    }
+
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        self.limits.send_rate > 0
     }
 
     /// A number not used before.
@@ -451,7 +455,7 @@ impl World {
             Event::ActivationRead(op) => self.activation_read(op),
             Event::ClientWake(client) => self.client_wake(client),
             Event::Chaos => self.chaos(),
-            Event::Start(slot) => self.start(slot),
+            Event::Start(slot) => self.start_if_wanted(slot),
             Event::ClaimLost(process) => {
                 if self.processes.keys().any(|other| *other > process) {
                     self.kill(process);

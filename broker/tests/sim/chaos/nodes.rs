@@ -71,7 +71,9 @@ impl World {
             10 => self.begin_drain(node),
             11 if self.rng.one_in(4) => {
                 self.fire(Fault::WholeStop);
-                all.into_iter().for_each(|id| self.crash(id));
+                for id in all {
+                    self.crash(id);
+                }
             }
             _ => self.trouble_redis(),
         }

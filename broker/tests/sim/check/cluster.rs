@@ -46,7 +46,9 @@ impl Checker {
 
     /// A process was answered by Redis what it asked then.
     pub(crate) fn looked(&mut self, asked: u64, process: u64) {
-        self.owners.looked.insert(process, asked);
+        // An answer that another has overtaken tells nothing.
+        let last = self.owners.looked.entry(process).or_insert(asked);
+        *last = asked.max(*last);
     }
 
     /// A process of a cluster wants the mesh.

@@ -216,7 +216,7 @@ impl Presences {
         Ok(())
     }
 
-    fn troubled(&self, from: u64, until: u64) -> u64 {
+    pub(super) fn troubled(&self, from: u64, until: u64) -> u64 {
         let open = self.ownerless_since.map(|since| (since, until));
         let mut spans: Vec<_> = self.troubles.iter().copied().chain(open).collect();
         spans.sort_unstable();

@@ -37,6 +37,24 @@ pub(crate) fn settled(world: &mut World) {
     }
 }
 
+/// No livelock: what these said on their connections has been answered, if they are still there. Who
+/// may not say so much is told so.
+pub(crate) fn resumed(world: &mut World, said: &[(usize, u64, String)]) {
+    let limited = world.is_rate_limited();
+    let silent = said.iter().find(|(index, socket, body)| {
+        let client = &world.clients[*index];
+        client.socket == Some(*socket) && client.unacked.contains_key(body) && !limited
+    });
+    if let Some((index, _, body)) = silent.cloned() {
+        let now = world.now;
+        world.check.fail(|| format!("liveness: {now}: {body} of client {index} is not answered"));
+    }
+    if said.is_empty() && !world.check.failed() {
+        let now = world.now;
+        world.check.fail(|| format!("liveness: {now}: nobody is back"));
+    }
+}
+
 /// P3, in the store.
 fn once(world: &World, failures: &mut Vec<String>) {
     let mut seen = BTreeSet::new();
@@ -134,6 +152,10 @@ fn ordered(world: &World, failures: &mut Vec<String>) {
                         || !own
                         || to.address() == to.member_keys.public_hex()
                     {
+                        continue;
+                    }
+                    // Refused, and accepted by the next owner as nobody had heard of that.
+                    if world.check.was_refused(message.key.as_deref().unwrap_or(body)) {
                         continue;
                     }
                     // Kept from it for a while, it may come later than what was not.

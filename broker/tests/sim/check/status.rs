@@ -46,7 +46,9 @@ impl Checker {
             }
             let word = self.words.last.get(&peer.session_id).copied().unwrap_or(0);
             let since = word.max(self.words.since);
-            if status == Status::Working && since + WORKING_MS + WORD_SLACK_MS < now {
+            // A hook's word waits for an owner, however long that cannot be reached.
+            let waited = self.presences.troubled(since, now);
+            if status == Status::Working && since + WORKING_MS + WORD_SLACK_MS + waited < now {
                 let session = &peer.session_id;
                 self.fail(|| format!("status: {now}: {session} is still working since {since}"));
             }

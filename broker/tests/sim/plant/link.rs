@@ -85,7 +85,9 @@ impl World {
                     && behind
                 {
                     let (conns, item) = (conns.clone(), item.clone());
-                    conns.into_iter().for_each(|conn| self.tell(id, conn, item.clone()));
+                    for conn in conns {
+                        self.tell(id, conn, item.clone());
+                    }
                 }
             }
             _ => {}

@@ -135,12 +135,21 @@ impl World {
     }
 
     /// Where there is one node, the next starts when none is left; in a cluster each starts again.
-    fn start_again(&mut self, slot: usize) {
-        let wanted = match self.mode {
+    fn is_wanted(&self, slot: usize) -> bool {
+        match self.mode {
             Mode::Alone => self.processes.is_empty(),
             Mode::Cluster(_) => !self.processes.values().any(|process| process.slot == slot),
-        };
-        if wanted {
+        }
+    }
+
+    pub(super) fn start_if_wanted(&mut self, slot: usize) {
+        if self.is_wanted(slot) {
+            self.start(slot);
+        }
+    }
+
+    fn start_again(&mut self, slot: usize) {
+        if self.is_wanted(slot) {
             let pause = if self.rng.one_in(4) && self.chaos { 20_000 } else { 1_500 };
             let pause = self.rng.between(50, pause);
             self.at(self.restart_after.unwrap_or(pause), Event::Start(slot));
@@ -238,6 +247,12 @@ impl World {
             }
             self.thaw(id);
         }
+        (0..self.nodes()).for_each(|slot| self.start_if_wanted(slot));
+    }
+
+    /// How many there are when all is well.
+    pub(super) fn nodes(&self) -> usize {
+        if let Mode::Cluster(nodes) = self.mode { nodes } else { 1 }
     }
 
     // --- draining ---------------------------------------------------------------------------

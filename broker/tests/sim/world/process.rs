@@ -85,7 +85,9 @@ impl World {
             self.carry_out(id, effect);
         }
         for Let { conns, item } in forged {
-            conns.into_iter().for_each(|conn| self.tell(conn.process, conn, item.clone()));
+            for conn in conns {
+                self.tell(conn.process, conn, item.clone());
+            }
         }
         self.tick_when_due(id);
         self.look_for_owner();
@@ -119,7 +121,9 @@ impl World {
         let effects = process.seat.leave();
         process.seat = Seat::new(MeshId::from(MESH), id, limits, true);
         self.fire(Fault::SeatForgotten);
-        effects.into_iter().for_each(|effect| self.carry_out(id, effect));
+        for effect in effects {
+            self.carry_out(id, effect);
+        }
         self.look_for_owner();
     }
 
@@ -129,7 +133,6 @@ impl World {
         let owns = self.processes.get(&id).is_some_and(|process| process.seat.mesh().is_some());
         for effect in effects {
             match effect {
-                SeatEffect::Mirror(_) => {}
                 SeatEffect::Tell(conns, item) if owns => {
                     all.push(Let { conns: conns.clone(), item: item.clone() });
                 }
@@ -176,6 +179,9 @@ impl World {
                     if let Frame::Event(event) = &**frame {
                         self.check.announced(self.now, event.event, &event.event_data);
                     }
+                }
+                ToEdge::Result { frame: Some(Frame::Ack(ack)), .. } if !ack.queued => {
+                    self.check.refused_send(&ack.id);
                 }
                 ToEdge::Attached { held, .. } => {
                     let socket = self.socket_of(held.conn).and_then(|s| self.sockets.get(&s));
@@ -235,7 +241,6 @@ impl World {
 
     pub(super) fn carry_out(&mut self, id: u64, effect: SeatEffect) {
         match effect {
-            SeatEffect::Mirror(_) => {}
             SeatEffect::Activate { term, floor } => {
                 if self.mode != Mode::Alone {
                     self.check.activates(self.now, id);
@@ -259,7 +264,7 @@ impl World {
             SeatEffect::SayAll(item) => self.say_all(id, &item),
             SeatEffect::Superseded => self.kill(id),
             SeatEffect::Shed => self.shed(id),
-            SeatEffect::Count(_) => {}
+            SeatEffect::Mirror(_) | SeatEffect::Count(_) => {}
         }
     }
 

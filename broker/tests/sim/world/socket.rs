@@ -154,19 +154,7 @@ impl World {
                 Action::Pong(conn, nonce) => {
                     self.input(process, SeatInput::Local(Input::Pong { conn, nonce }));
                 }
-                Action::Write(frame) => {
-                    if let Frame::Ack(ack) = &frame
-                        && ack.queued
-                    {
-                        self.check.acked(&ack.message_id, &self.store.now);
-                    }
-                    let text = frame.to_json();
-                    if self.ticking && is_instead(&frame) {
-                        self.check.unavailable(self.now, socket, &text);
-                    }
-                    self.check.answered(self.now, socket, &text);
-                    self.down(socket, Down::Text(text));
-                }
+                Action::Write(frame) => self.put(socket, &frame),
                 Action::WriteEvent(frame) => {
                     self.forge_event(socket, &frame);
                     self.down(socket, Down::Text(frame.to_json()));
@@ -176,18 +164,11 @@ impl World {
                     self.down(socket, Down::Text(text));
                 }
                 Action::Ping(nonce) => self.down(socket, Down::Ping(nonce)),
-                Action::Close(_) | Action::Terminate => {
-                    if let Action::Close(close) = &action {
-                        self.judge_close(socket, *close);
-                    }
-                    self.check.connection_ended(self.now, socket);
-                    self.check.departed(self.now, identity, socket);
-                    let now = self.now;
-                    if let Some(state) = self.sockets.get_mut(&socket) {
-                        state.lost_at.get_or_insert(now);
-                    }
-                    self.down(socket, Down::Closed);
+                Action::Close(close) => {
+                    self.judge_close(socket, close);
+                    self.end(socket, identity);
                 }
+                Action::Terminate => self.end(socket, identity),
                 Action::Shut(conn) => {
                     if let Some(state) = self.processes.get_mut(&process) {
                         state.open.remove(&conn);
@@ -218,6 +199,31 @@ impl World {
             let now = self.now;
             self.check.displaced(now, socket);
         }
+    }
+
+    fn put(&mut self, socket: u64, frame: &Frame) {
+        if let Frame::Ack(ack) = frame
+            && ack.queued
+        {
+            self.check.acked(&ack.message_id, &self.store.now);
+        }
+        let text = frame.to_json();
+        if self.ticking && is_instead(frame) {
+            self.check.unavailable(self.now, socket, &text);
+        }
+        self.check.answered(self.now, socket, &text);
+        self.down(socket, Down::Text(text));
+    }
+
+    /// The node ends a connection.
+    fn end(&mut self, socket: u64, identity: u64) {
+        let now = self.now;
+        self.check.connection_ended(now, socket);
+        self.check.departed(now, identity, socket);
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.lost_at.get_or_insert(now);
+        }
+        self.down(socket, Down::Closed);
     }
 
     fn note_command(&mut self, identity: u64, numbered: &Numbered) {
