@@ -1,5 +1,7 @@
 //! Wires the rooms together; the only file that sees them all.
 
+mod chores;
+
 use std::error::Error;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -9,16 +11,16 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use protocol::close;
-use router::membership::{State, Timing};
+use router::membership::Timing;
 use router::node::NodeKey;
 use router::redis::{Inbox, Redis};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Clock, wall_ms};
+use self::chores::{CANARY, canary, count_queue, retain, shed, wake_leases, watch_cluster};
+use crate::clock::Clock;
 use crate::cluster::Nodes;
 use crate::cluster::measures;
 use crate::cluster::report::Report;
@@ -26,21 +28,12 @@ use crate::config::{Config, OfflineDirect, Secret};
 use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness};
 use crate::lifecycle::{self, Signals};
 use crate::mesh::{Limits, StatusLimits, WINDOW_BYTES};
-use crate::model::ENVELOPE_TTL_MS;
 use crate::seat::handle::Directory;
 use crate::seat::{Alone, Cluster, Node};
 use crate::store::committer::{Committer, Observe, Round};
-use crate::store::{Claim, Store, StoreError, open};
+use crate::store::{Claim, Store, open};
 use crate::telemetry::Metrics;
 
-/// How often the store is asked whether it takes writes.
-const CANARY: Duration = Duration::from_secs(1);
-/// How often the queue is counted.
-const QUEUE_GAUGE: Duration = Duration::from_secs(30);
-/// How often what is older than its TTL is removed.
-const RETENTION: Duration = Duration::from_hours(1);
-/// Pause between meshes that are woken after a start, so that waiting clients come first.
-const WAKE_PAUSE: Duration = Duration::from_millis(5);
 /// Sockets closed per second when there are few: a desk's broker stops at once.
 const FEW_PER_SECOND: u32 = 50;
 /// How long what was read from closed sockets may take to be executed.
@@ -52,10 +45,6 @@ const OUTBOX_BYTES: usize = 4 * WINDOW_BYTES;
 
 /// Meshes taken over at once: after a node's end many come together.
 const TAKEOVERS: usize = 16;
-/// How often a node looks for meshes that hold leases and have no owner, when nothing else tells.
-const SWEEP: Duration = Duration::from_secs(30);
-/// A node whose store has failed for so long owns nothing that another could.
-const STORE_BLIND: Duration = Duration::from_secs(3);
 
 /// Audit chains read at once, of the ten connections (Postgres) or three (SQLite) for reading.
 const AUDIT_READERS: usize = 2;
@@ -120,41 +109,12 @@ impl Running {
         for sentence in store.unsafe_settings().await? {
             tracing::warn!("{sentence}");
         }
-        let services = TaskTracker::new();
-        let stop_redis = CancellationToken::new();
-        let process = random()?;
-        let id = config.node_id.clone().into();
-        let Some(url) = &config.redis_url else {
-            let me = NodeKey { id, incarnation: process };
-            let running = Self::assemble(config, listener, store, services, (process, me, None))?;
-            running.start_chores(claim);
-            return Ok(running);
-        };
-        let me = NodeKey { id, incarnation: store.clock().await? };
-        let secret = config.cluster_secret.as_ref().map(Secret::expose).unwrap_or_default();
-        let timing =
-            Timing { heartbeat_ms: millis(config.node_heartbeat), ttl_ms: millis(config.node_ttl) };
-        let (redis, inbox) = loop {
-            let (me, secret) = (me.clone(), secret.as_bytes());
-            let joined =
-                Redis::connect(url.expose(), me, secret, timing, &services, &stop_redis).await;
-            match joined {
-                Ok(joined) => break joined,
-                Err(error @ router::redis::Error::Url(_)) => return Err(error.into()),
-                Err(error) => tracing::warn!(%error, "Redis cannot be reached yet"),
-            }
-            tokio::time::sleep(CANARY).await;
-        };
-        let mut running = Self::assemble(
-            config,
-            listener,
-            store,
-            services,
-            (process, me, Some((redis, timing))),
-        )?;
-        running.stop_redis = stop_redis;
+        let ground = Ground::find(config, &*store).await?;
+        let (running, inbox) = Self::assemble(config, listener, store, ground);
         running.start_chores(claim);
-        running.join(config, inbox).await;
+        if let Some(inbox) = inbox {
+            running.join(config, inbox).await;
+        }
         Ok(running)
     }
 
@@ -183,9 +143,10 @@ impl Running {
         config: &Config,
         listener: TcpListener,
         store: Arc<dyn Store>,
-        services: TaskTracker,
-        (process, me, redis): (u64, NodeKey, Option<(Redis, Timing)>),
-    ) -> Result<Self, Failure> {
+        ground: Ground,
+    ) -> (Self, Option<Inbox>) {
+        let Ground { process, me, services, stop_redis, redis } = ground;
+        let (redis, inbox) = redis.unzip();
         let metrics = Metrics::new();
         let (sockets, meshes) = (TaskTracker::new(), TaskTracker::new());
         let (chores, stop_meshes) = (CancellationToken::new(), CancellationToken::new());
@@ -194,8 +155,7 @@ impl Running {
         let committer =
             Committer::start_observed(store.clone(), observe, &services, stop_committer.clone());
         let clock = Clock::start();
-        let nodes =
-            redis.map(|(redis, timing)| Nodes::new(redis, timing, clock, superseded.clone()));
+        let nodes = redis.map(|redis| Nodes::new(redis, timing(config), clock, superseded.clone()));
         let cluster: Arc<dyn Cluster> = match &nodes {
             Some(nodes) => nodes.clone(),
             None => Arc::new(Alone::new(me.clone(), clock)),
@@ -220,29 +180,11 @@ impl Running {
             last_beat: AtomicU64::new(0),
         });
         let (leaving, told) = watch::channel(None);
-        let edge = Arc::new(Edge {
-            process,
-            sockets: AtomicU64::new(1),
-            meshes: directory.clone(),
-            half_open: HalfOpen::new(config.half_open_per_address),
-            readiness: Readiness::default(),
-            leaving: told,
-            tasks: sockets.clone(),
-            clock,
-            metrics,
-            hello_timeout_ms: millis(config.hello_timeout),
-            max_frame_bytes: config.max_frame_bytes,
-            outbox_bytes: OUTBOX_BYTES.max(2 * config.max_frame_bytes),
-            max_body_bytes: config.max_message_bytes,
-            address_header: config.client_address_header.clone(),
-            hooks: PerAddress::new(config.hook_rate_per_minute),
-            hook_token: config.hook_token.clone(),
-            joins: PerAddress::new(JOINS_PER_MINUTE),
-            replays: nodes.is_some() && config.fly_machine_id.as_ref() == Some(&config.node_id),
-            git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
-        });
-        Ok(Self {
-            edge,
+        let mut edge = edge_of(config, directory.clone(), told, (clock, metrics, sockets.clone()));
+        edge.process = process;
+        edge.replays &= nodes.is_some();
+        let running = Self {
+            edge: Arc::new(edge),
             store,
             listener: Some(listener),
             leaving,
@@ -254,10 +196,11 @@ impl Running {
             chores,
             stop_meshes,
             stop_committer,
-            stop_redis: CancellationToken::new(),
+            stop_redis,
             superseded,
             shed,
-        })
+        };
+        (running, inbox)
     }
 
     fn chore(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -298,17 +241,7 @@ impl Running {
         };
         tracing::info!(superseded, "stopping");
         self.edge.readiness.set_draining();
-        let mut leave = Leave { spread: self.spread(config.drain), close: close::SHUTTING_DOWN };
-        match &self.nodes {
-            Some(_) if superseded => {
-                leave = Leave { spread: Duration::ZERO, close: close::NODE_SUPERSEDED };
-            }
-            None if superseded => leave.spread = Duration::ZERO,
-            Some(nodes) => {
-                lifecycle::wait(nodes.drain(&self.directory), LAST_WORDS, &mut signals).await;
-            }
-            None => {}
-        }
+        let leave = self.goodbye(config, superseded, &mut signals).await;
         let spread = leave.spread;
         self.leaving.send_replace(Some(leave));
         self.sockets.close();
@@ -339,11 +272,96 @@ impl Running {
         Ok(())
     }
 
+    /// Hands the meshes over, if there is somebody to have them; says how the sockets are to go.
+    async fn goodbye(&self, config: &Config, superseded: bool, signals: &mut Signals) -> Leave {
+        match &self.nodes {
+            Some(_) if superseded => {
+                Leave { spread: Duration::ZERO, close: close::NODE_SUPERSEDED }
+            }
+            None if superseded => Leave { spread: Duration::ZERO, close: close::SHUTTING_DOWN },
+            nodes => {
+                if let Some(nodes) = nodes {
+                    lifecycle::wait(nodes.drain(&self.directory), LAST_WORDS, signals).await;
+                }
+                Leave { spread: self.spread(config.drain), close: close::SHUTTING_DOWN }
+            }
+        }
+    }
+
     /// A few sockets need no spreading.
     fn spread(&self, most: Duration) -> Duration {
         let sockets = u32::try_from(self.sockets.len()).unwrap_or(u32::MAX);
         most.min(Duration::from_secs(1) * sockets / FEW_PER_SECOND)
     }
+}
+
+/// What a node stands on before it is put together.
+struct Ground {
+    process: u64,
+    me: NodeKey,
+    services: TaskTracker,
+    stop_redis: CancellationToken,
+    redis: Option<(Redis, Inbox)>,
+}
+
+impl Ground {
+    /// Finds out who this node is; in a cluster waits for Redis.
+    async fn find(config: &Config, store: &dyn Store) -> Result<Self, Failure> {
+        let process = random()?;
+        let (services, stop_redis) = (TaskTracker::new(), CancellationToken::new());
+        let id = config.node_id.clone().into();
+        let Some(url) = &config.redis_url else {
+            let me = NodeKey { id, incarnation: process };
+            return Ok(Self { process, me, services, stop_redis, redis: None });
+        };
+        let me = NodeKey { id, incarnation: store.clock().await? };
+        let secret = config.cluster_secret.as_ref().map(Secret::expose).unwrap_or_default();
+        loop {
+            let (me, secret) = (me.clone(), secret.as_bytes());
+            let (url, timing) = (url.expose(), timing(config));
+            match Redis::connect(url, me.clone(), secret, timing, &services, &stop_redis).await {
+                Ok(redis) => {
+                    return Ok(Self { process, me, services, stop_redis, redis: Some(redis) });
+                }
+                Err(error @ router::redis::Error::Url(_)) => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "Redis cannot be reached yet"),
+            }
+            tokio::time::sleep(CANARY).await;
+        }
+    }
+}
+
+fn edge_of(
+    config: &Config,
+    meshes: Directory,
+    leaving: watch::Receiver<Option<Leave>>,
+    (clock, metrics, tasks): (Clock, Metrics, TaskTracker),
+) -> Edge {
+    Edge {
+        process: 0,
+        sockets: AtomicU64::new(1),
+        meshes,
+        half_open: HalfOpen::new(config.half_open_per_address),
+        readiness: Readiness::default(),
+        leaving,
+        tasks,
+        clock,
+        metrics,
+        hello_timeout_ms: millis(config.hello_timeout),
+        max_frame_bytes: config.max_frame_bytes,
+        outbox_bytes: OUTBOX_BYTES.max(2 * config.max_frame_bytes),
+        max_body_bytes: config.max_message_bytes,
+        address_header: config.client_address_header.clone(),
+        hooks: PerAddress::new(config.hook_rate_per_minute),
+        hook_token: config.hook_token.clone(),
+        joins: PerAddress::new(JOINS_PER_MINUTE),
+        replays: config.fly_machine_id.as_ref() == Some(&config.node_id),
+        git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    Timing { heartbeat_ms: millis(config.node_heartbeat), ttl_ms: millis(config.node_ttl) }
 }
 
 fn limits(config: &Config) -> Limits {
@@ -392,122 +410,5 @@ struct CommitMetrics(Metrics);
 impl Observe for CommitMetrics {
     fn committed(&self, round: Round) {
         self.0.commit(round.units, round.took);
-    }
-}
-
-// --- chores --------------------------------------------------------------------------------
-
-async fn canary(edge: Arc<Edge>, store: Arc<dyn Store>, nodes: Option<Arc<Nodes>>) {
-    let mut failed_since: Option<Instant> = None;
-    let mut every = interval(CANARY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut was_up = true;
-    loop {
-        every.tick().await;
-        let asked = Instant::now();
-        let late = |_| Err(StoreError::Unavailable(format!("no answer in {STORE_BLIND:?}")));
-        let healthy = timeout(STORE_BLIND, store.healthy()).await.unwrap_or_else(late);
-        let up = healthy.is_ok();
-        if up != was_up {
-            match healthy {
-                Ok(()) => tracing::info!("the store takes writes again"),
-                Err(error) => tracing::error!(%error, "the store takes no writes"),
-            }
-        }
-        was_up = up;
-        edge.readiness.set_store_up(up);
-        edge.metrics.set_db_healthy(up);
-        failed_since = if up { None } else { failed_since.or(Some(asked)) };
-        if let Some(nodes) = &nodes {
-            let blind = failed_since.is_some_and(|at| at.elapsed() >= STORE_BLIND);
-            nodes.set_state(if blind { State::StoreBlind } else { State::Serving });
-        }
-    }
-}
-
-async fn count_queue(edge: Arc<Edge>, store: Arc<dyn Store>) {
-    let mut every = interval(QUEUE_GAUGE);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        if let Ok(depth) = store.queue_depth().await {
-            edge.metrics.set_queue_depth(depth);
-        }
-    }
-}
-
-async fn retain(edge: Arc<Edge>, store: Arc<dyn Store>) {
-    let mut every = interval(RETENTION);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        match store.retain(wall_ms() - ENVELOPE_TTL_MS).await {
-            Ok(removed) => {
-                let expired = crate::telemetry::labels::MessageDropped::Expired;
-                edge.metrics.messages_dropped(expired, removed.unconfirmed);
-                if removed.envelopes > 0 {
-                    tracing::info!(
-                        envelopes = removed.envelopes,
-                        unconfirmed = removed.unconfirmed,
-                        "removed what is older than its time to live"
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(%error, "old envelopes cannot be removed now"),
-        }
-    }
-}
-
-/// Whether the node can be reached by the others.
-async fn watch_cluster(edge: Arc<Edge>, nodes: Arc<Nodes>) {
-    let mut every = interval(CANARY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        edge.readiness.set_cut_off(!nodes.is_well());
-    }
-}
-
-/// Meshes have gone to nodes that this one does not see: its sockets are better off elsewhere.
-async fn shed(
-    leaving: watch::Sender<Option<Leave>>,
-    edge: Arc<Edge>,
-    wanted: Arc<Notify>,
-    spread: Duration,
-) {
-    loop {
-        wanted.notified().await;
-        if edge.readiness.draining() {
-            return;
-        }
-        tracing::warn!("others have taken meshes of this node, which does not see them");
-        leaving.send_replace(Some(Leave { spread, close: close::SHUTTING_DOWN }));
-        tokio::time::sleep(spread).await;
-        if edge.readiness.draining() {
-            return;
-        }
-        leaving.send_replace(None);
-    }
-}
-
-/// Graces that ran when an owner ended run on, though nobody connects.
-async fn wake_leases(meshes: Directory, changes: Option<watch::Receiver<u64>>) {
-    loop {
-        let swept = meshes.sweep(WAKE_PAUSE).await;
-        let Some(mut changes) = changes.clone() else {
-            if swept.is_ok() {
-                return;
-            }
-            tokio::time::sleep(CANARY).await;
-            continue;
-        };
-        if let Err(error) = swept {
-            tracing::warn!(%error, "leases cannot be looked up yet");
-            tokio::time::sleep(CANARY).await;
-            continue;
-        }
-        changes.mark_unchanged();
-        let _ = timeout(SWEEP, changes.changed()).await;
-        tokio::time::sleep(CANARY).await;
     }
 }

@@ -35,6 +35,7 @@ struct Node {
 }
 
 /// A mesh, as it is shown.
+#[expect(clippy::struct_field_names, reason = "as the output calls them")]
 #[derive(Debug, Serialize)]
 struct Mesh {
     mesh_id: String,
@@ -70,7 +71,7 @@ pub(super) async fn run(matches: &ArgMatches, config: &Config) -> Result<String,
         return Err(Failure::new(format!("there is no mesh {mesh}")));
     };
     let alone = config.redis_url.is_none() && store.claim(false).await?.is_none();
-    let mesh = describe(mesh, standing, &nodes, alone);
+    let mesh = describe(mesh, &standing, &nodes, alone);
     if json { to_json(&mesh) } else { Ok(lines(&mesh)) }
 }
 
@@ -81,7 +82,9 @@ fn shown(known: Vec<(Seen, impl AsRef<[u8]>)>, ttl_ms: u64) -> Vec<Node> {
     let ring = Ring::new(serving.map(|(seen, _)| (seen.key.id.clone(), seen.weight)));
     let mut keys: BTreeMap<&str, u32> = BTreeMap::new();
     let owners: Vec<_> = (0..SAMPLES).filter_map(|n| ring.owner(&n.to_string())).collect();
-    owners.iter().for_each(|owner| *keys.entry(owner.as_str()).or_default() += 1);
+    for owner in &owners {
+        *keys.entry(owner.as_str()).or_default() += 1;
+    }
     let share = |id: &str| f64::from(keys.get(id).copied().unwrap_or(0)) / f64::from(SAMPLES);
     let mut nodes: Vec<_> = alive
         .iter()
@@ -105,7 +108,7 @@ fn shown(known: Vec<(Seen, impl AsRef<[u8]>)>, ttl_ms: u64) -> Vec<Node> {
 }
 
 /// The store names the process that took a mesh last: it owns the mesh as long as it lives.
-fn describe(mesh: &str, standing: Standing, nodes: &[Node], alone: bool) -> Mesh {
+fn describe(mesh: &str, standing: &Standing, nodes: &[Node], alone: bool) -> Mesh {
     let name = standing.node.rsplit_once('/').map_or(standing.node.as_str(), |(id, _)| id);
     let lives = alone || nodes.iter().any(|node| node.key == standing.node);
     Mesh {
@@ -189,7 +192,7 @@ mod tests {
             in_grace: 0,
             pending: 2,
         };
-        let owner = |node| describe("m", standing(node), &nodes, false).owner;
+        let owner = |node| describe("m", &standing(node), &nodes, false).owner;
         assert_eq!(owner("a/1").as_deref(), Some("a"));
         assert_eq!(owner("a/0"), None, "a life before");
         assert_eq!(owner("c/3"), None);

@@ -31,13 +31,7 @@ pub const ANNOUNCE_MS: Ms = 5_000;
 const BACKOFF_MS: (Ms, Ms) = (100, 5_000);
 
 impl Mesh {
-    pub(super) fn activated(
-        &mut self,
-        now: Now,
-        from: Activation,
-        entropy: u128,
-        edges: Vec<Edge>,
-    ) {
+    pub(super) fn activated(&mut self, now: Now, from: Activation, entropy: u128, edges: &[Edge]) {
         self.phase = Phase::Active;
         // Nobody else has owned it in between: what was told under the epoch before counts.
         let again = self.epoch > 0 && from.epoch == self.epoch + 1;
@@ -83,8 +77,8 @@ impl Mesh {
             self.await_grants();
         }
         self.keep_beating(now);
-        self.recall_news(now, &edges, again.then_some(before));
-        for edge in &edges {
+        self.recall_news(now, edges, again.then_some(before));
+        for edge in edges {
             self.tell_missed(now, edge);
         }
     }
@@ -194,8 +188,8 @@ impl Mesh {
                     self.out
                         .push(Effect::Close { conn: held.conn, close: close::SESSION_REPLACED });
                 }
-                (hold, Some(held)) => {
-                    self.resume(now, no, hold, held.conn);
+                (before, Some(held)) => {
+                    self.resume(now, no, before, held.conn);
                     resumed = true;
                 }
                 // Its hello is still being answered, or comes again.
@@ -230,7 +224,9 @@ impl Mesh {
         let Some(lease) = self.roster.get(no) else { return };
         let (event, told) = (lease.arrival(), lease.told());
         let mut events: Vec<_> = self.event(now, event, no).into_iter().collect();
-        events.iter_mut().for_each(|(conns, _)| conns.retain(|conn| conn.process != process));
+        for (conns, _) in &mut events {
+            conns.retain(|conn| conn.process != process);
+        }
         self.out.push(Effect::News { process: None, events, news: News::Here(told) });
     }
 

@@ -24,7 +24,7 @@ impl From<Text> for Frame {
 }
 
 pub(super) mod frame {
-    use super::*;
+    use super::{Deserialize, Deserializer, Frame, Serialize, Serializer, Text};
 
     pub(in crate::mesh) fn serialize<S: Serializer>(
         frame: &Frame,
@@ -41,8 +41,9 @@ pub(super) mod frame {
 }
 
 pub(super) mod reply {
-    use super::*;
+    use super::{Deserialize, Deserializer, Frame, Serialize, Serializer, Text};
 
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
     pub(in crate::mesh) fn serialize<S: Serializer>(
         frame: &Option<Frame>,
         to: S,
@@ -60,7 +61,7 @@ pub(super) mod reply {
 pub(super) mod event {
     use std::sync::Arc;
 
-    use super::*;
+    use super::{Deserializer, Frame, Serializer};
 
     pub(in crate::mesh) fn serialize<S: Serializer>(
         frame: &Arc<Frame>,
@@ -77,7 +78,7 @@ pub(super) mod event {
 }
 
 pub(super) mod close {
-    use super::*;
+    use super::{Close, Deserialize, Deserializer, Serialize, Serializer};
 
     pub(in crate::mesh) fn serialize<S: Serializer>(
         close: &Close,

@@ -198,7 +198,7 @@ impl Mesh {
         }
         match input {
             Input::Activated { activation: Some(activation), entropy, edges } => {
-                self.activated(now, *activation, entropy, edges);
+                self.activated(now, *activation, entropy, &edges);
             }
             Input::Activated { activation: None, .. } => self.missing(),
             Input::NotActivated => self.not_activated(now),

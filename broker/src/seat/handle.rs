@@ -119,14 +119,10 @@ impl Directory {
         };
         let opens = matches!(said, Item::ToOwner(ToOwner::Announce { .. }));
         let inbox = if opens { Some(self.mesh(&mesh).inbox) } else { self.running(&mesh) };
-        match inbox {
-            Some(inbox) => {
-                let _ = inbox.try_send(Message::Seat(SeatInput::Said(from.clone(), said)));
-            }
-            None => {
-                let answer = said.unseated().and_then(|answer| item::encode(&mesh, &answer));
-                answer.into_iter().for_each(|answer| self.node.cluster.say(from, answer));
-            }
+        if let Some(inbox) = inbox {
+            let _ = inbox.try_send(Message::Seat(SeatInput::Said(from.clone(), said)));
+        } else if let Some(answer) = said.unseated().and_then(|said| item::encode(&mesh, &said)) {
+            self.node.cluster.say(from, answer);
         }
     }
 

@@ -67,6 +67,7 @@ pub enum ToOwner {
 }
 
 /// See [`Item`].
+#[expect(clippy::large_enum_variant, reason = "nearly all that is said is the large one")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromOwner {
     /// The next of the link's stream.

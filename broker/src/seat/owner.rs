@@ -248,7 +248,7 @@ impl Link {
         let link = self.number;
         self.down.tick(now);
         while let Some((number, down)) = self.down.next(now) {
-            let (down, expects) = (down.clone(), self.up.next());
+            let (down, expects) = (down.clone(), self.up.expects());
             say(FromOwner::Down { link, number, expects, down });
         }
         if let Some((number, gap)) = self.up.owed(now) {

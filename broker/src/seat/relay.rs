@@ -33,6 +33,7 @@ pub(super) struct Relay {
 }
 
 /// What a seat makes of what its owner says.
+#[expect(clippy::large_enum_variant, reason = "nearly all that is said is the large one")]
 #[derive(Debug)]
 pub(super) enum Heard {
     /// Nothing more.
@@ -168,7 +169,7 @@ impl Relay {
         }
         self.up.tick(now);
         while let Some((number, up)) = self.up.next(now) {
-            let (up, expects) = (up.clone(), self.down.next());
+            let (up, expects) = (up.clone(), self.down.expects());
             out.push(Item::ToOwner(ToOwner::Up { link, number, expects, up }));
         }
         if let Some((number, gap)) = self.down.owed(now) {

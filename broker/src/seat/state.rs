@@ -135,6 +135,7 @@ enum Role {
 
 /// See the module.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub struct Seat {
     id: MeshId,
     process: u64,

@@ -161,7 +161,7 @@ impl Incoming {
     }
 
     /// What the receiver waits for: goes along with whatever is sent the other way.
-    pub fn next(&mut self) -> u64 {
+    pub fn expects(&mut self) -> u64 {
         if !self.gap {
             self.owed_at = None;
         }
