@@ -2,7 +2,7 @@
 //! through it, breaks it in every way it knows, and judges by what the clients saw.
 //!
 //! [`cluster`] is what is broken and [`faults`] how; [`client`] lives through it and [`log`] keeps
-//! what it saw; [`check`] judges that, and can be asked again later; [`run`] puts them together.
+//! what it saw; [`check`] judges that, and can be asked again later; [`mod@run`] puts them together.
 
 mod check;
 mod client;
