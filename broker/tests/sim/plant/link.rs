@@ -1,6 +1,6 @@
 //! Mistakes planted between nodes: in what they say to each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::mesh::io::{Command, ConnId, ToEdge};
@@ -9,7 +9,10 @@ use protocol::server::Frame;
 use router::node::NodeKey;
 
 use crate::faults::Planted;
-use crate::world::{self, World};
+use crate::world::{self, Event, World};
+
+/// So much that was said lingers.
+const LINGERING: usize = 200;
 
 /// What the mistakes remember of links.
 #[derive(Default)]
@@ -20,6 +23,8 @@ pub(crate) struct Links {
     first: BTreeMap<(u64, NodeKey, LinkNo), (u64, BTreeSet<ConnId>)>,
     /// By edge, owner and link: what is waited for.
     waited: BTreeMap<(u64, NodeKey, LinkNo), u64>,
+    /// What was said last, and by whom.
+    lingering: VecDeque<(NodeKey, NodeKey, Vec<u8>)>,
 }
 
 impl World {
@@ -37,6 +42,13 @@ impl World {
             }
             *next = number + 1;
         }
+        // The carrier does its part.
+        if self.plants(Planted::BaseFromFirst)
+            && matches!(&item, Item::ToOwner(ToOwner::Up { number: 0, .. }))
+            && self.rng.one_in(3)
+        {
+            return None;
+        }
         if self.plants(Planted::BaseFromFirst)
             && let Item::FromOwner(
                 FromOwner::Down { link, expects, .. }
@@ -47,6 +59,24 @@ impl World {
             *expects += first;
         }
         Some(item)
+    }
+
+    /// What a process has said may linger on its way, until another bears its name.
+    pub(crate) fn lingers(&mut self, from: &NodeKey, to: &NodeKey, bytes: &[u8]) {
+        if self.plants(Planted::OldIncarnation) {
+            self.links.lingering.truncate(LINGERING);
+            self.links.lingering.push_front((from.clone(), to.clone(), bytes.to_vec()));
+        }
+    }
+
+    /// A process has started: what the one before said arrives now.
+    pub(crate) fn haunt(&mut self, key: &NodeKey) {
+        let mut late: Vec<_> = self.links.lingering.iter().cloned().collect();
+        late.retain(|(from, ..)| from.id == key.id);
+        for (from, to, bytes) in late.into_iter().rev() {
+            let after = self.rng.between(500, 5_000);
+            self.at(after, Event::Carried { to, from, bytes });
+        }
     }
 
     /// What a process hears.

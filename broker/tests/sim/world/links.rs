@@ -167,6 +167,7 @@ impl World {
             return;
         }
         let from = self.processes[&id].key.clone();
+        self.lingers(&from, to, &bytes);
         let latency = self.rng.between(0, 2) + self.redis.paused_until.saturating_sub(self.now);
         let carried = Event::Carried { to: to.clone(), from: from.clone(), bytes };
         if self.mishap(Fault::ItemRepeated, 120) {

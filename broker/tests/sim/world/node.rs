@@ -41,7 +41,9 @@ impl World {
             cut_since: None,
             idle_since: None,
         };
+        let name = process.key.clone();
         self.processes.insert(id, process);
+        self.haunt(&name);
         self.look_for_owner();
         if clustered {
             let first = self.rng.between(0, 20);
