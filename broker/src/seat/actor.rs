@@ -20,9 +20,10 @@ use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
 use super::handle::{Meshes, Message, lock};
+use super::io::{SeatEffect, SeatInput, Sight};
 use super::item::{self, Item};
 use super::mirror::Mirror;
-use super::state::{Seat, SeatEffect, SeatInput, Sight};
+use super::state::Seat;
 use crate::clock::Clock;
 use crate::mesh::io::{Answer, ConnId, Count, Input, Ms, Question, Ticket, ToEdge};
 use crate::mesh::{Limits, Verifier};

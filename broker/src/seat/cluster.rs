@@ -9,8 +9,8 @@ use router::node::NodeKey;
 use router::redis::Saved;
 use tokio::sync::watch;
 
+use super::io::Sight;
 use super::mirror::Remembered;
-use super::state::Sight;
 use crate::clock::Clock;
 use crate::model::Epoch;
 

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
 use super::actor::{Actor, Node};
+use super::io::SeatInput;
 use super::item::{self, Item, ToOwner};
-use super::state::SeatInput;
 use crate::mesh::Hook;
 use crate::mesh::io::{ConnId, Input, Ms, ToEdge};
 use crate::model::{HookPresence, Joined, Joining, NewPending};

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use super::cluster::Cluster;
 use super::handle::Message;
-use super::state::SeatInput;
+use super::io::SeatInput;
 use crate::model::{Activation, Epoch, LeaseRow, Seq, StoredLease};
 
 /// Pause after Redis has failed.

@@ -95,9 +95,13 @@ const WALLS: &[Wall] = &[
     },
     Wall {
         of: &[
+            "broker/src/seat/io.rs",
             "broker/src/seat/item.rs",
+            "broker/src/seat/nodes.rs",
             "broker/src/seat/owner.rs",
+            "broker/src/seat/ownership.rs",
             "broker/src/seat/relay.rs",
+            "broker/src/seat/running.rs",
             "broker/src/seat/state.rs",
         ],
         but: &[],
