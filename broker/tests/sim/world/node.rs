@@ -100,11 +100,10 @@ impl World {
         let Some(gone) = self.processes.remove(&process) else { return };
         self.trace(|| format!("process-{process} dies"));
         self.look_for_owner();
-        let lost_at = if self.mode == Mode::Alone {
-            self.now
-        } else {
-            self.now.saturating_sub(HEARTBEAT_MS + 50)
-        };
+        // Departure is the last heartbeat that arrived.
+        let beat = if self.mode == Mode::Alone { 0 } else { HEARTBEAT_MS + 50 };
+        let lost_at = self.now.saturating_sub(beat);
+        let lost_at = gone.cut_since.map_or(lost_at, |since| since.min(lost_at));
         let sockets: Vec<_> =
             self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
         for socket in sockets {

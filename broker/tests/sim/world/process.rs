@@ -281,7 +281,8 @@ impl World {
     fn note_attached(&mut self, id: u64, held: &Held) {
         let Some(process) = self.processes.get(&id) else { return };
         let Some(socket) = process.open.get(&held.conn).copied() else { return };
-        let cut = process.cut_since.map(|_| self.now);
+        // Its last heartbeat may be older than this attach.
+        let cut = process.cut_since;
         if let Some(state) = self.sockets.get_mut(&socket) {
             state.lost_at = cut;
             self.check.attached(state.identity, socket);
