@@ -50,6 +50,7 @@ impl Mesh {
         self.asked.clear();
         self.stalled.clear();
         self.unsaid.clear();
+        self.again.clear();
         self.inbound.clear();
         self.facts = Facts::default();
         // Bans that are not durable are no reason to keep anything from anybody.

@@ -172,6 +172,8 @@ pub struct Numbered {
     pub base: u64,
     /// This one's number.
     pub number: u64,
+    /// It was passed on before, to an owner of another epoch.
+    pub again: bool,
     /// What is asked.
     pub command: Arc<Command>,
 }

@@ -124,15 +124,22 @@ impl Pipeline {
 
     /// Nothing of the commit in flight was written, for these of its envelopes were known: they
     /// are taken out, the others wait again, before all else. Taken out as well, and answered
-    /// second, is what a connection asked for before something of it that was known: an owner before
-    /// must have refused it, and its answer was lost. Accepted now, it would come out of order.
-    pub(crate) fn take_out(&mut self, known: &HashSet<Seq>) -> (Vec<Accepted>, Vec<Accepted>) {
+    /// second, is what a connection asked for before something of it that is known: where an owner
+    /// before was asked for both (up to `again`), it must have refused the one, and its answer was
+    /// lost. Accepted now, it would come out of order.
+    pub(crate) fn take_out(
+        &mut self,
+        known: &HashSet<Seq>,
+        again: &HashMap<ConnId, u64>,
+    ) -> (Vec<Accepted>, Vec<Accepted>) {
         let (mut taken, mut overtaken) = (Vec::new(), Vec::new());
         let mut last: HashMap<ConnId, u64> = HashMap::new();
         for (unit, then) in self.in_flight.take().into_iter().flatten().rev() {
             match then {
                 Then::Accepted(accepted) if known.contains(&accepted.envelope.seq) => {
-                    last.entry(accepted.conn).or_insert(accepted.number);
+                    if again.get(&accepted.conn).is_some_and(|asked| accepted.number <= *asked) {
+                        last.entry(accepted.conn).or_insert(accepted.number);
+                    }
                     taken.push(*accepted);
                 }
                 Then::Accepted(accepted)

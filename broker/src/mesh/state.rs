@@ -86,6 +86,8 @@ pub struct Mesh {
     pub(super) asked: HashMap<Ticket, Asked>,
     /// Commands behind one that waits for an answer of the store: order is kept.
     pub(super) stalled: BTreeMap<ConnId, VecDeque<(u64, Arc<Command>)>>,
+    /// Of each connection, the last command that an owner before was asked, too.
+    pub(super) again: HashMap<ConnId, u64>,
     /// Answers of a connection that wait for the fence.
     pub(super) unsaid: HashMap<ConnId, u32>,
     pub(super) inbound: HashMap<ConnId, Inbound>,
@@ -127,6 +129,7 @@ impl Mesh {
             late: BTreeMap::new(),
             asked: HashMap::new(),
             stalled: BTreeMap::new(),
+            again: HashMap::new(),
             unsaid: HashMap::new(),
             inbound: HashMap::new(),
             beat_at: None,
@@ -217,6 +220,7 @@ impl Mesh {
             Input::Hook { presence, status } => self.hook(now, &presence, status),
             Input::Lost(conn) => {
                 self.inbound.remove(&conn);
+                self.again.remove(&conn);
                 self.detach(now, conn, None, false);
             }
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
@@ -334,6 +338,9 @@ impl Mesh {
         if item.epoch != self.epoch {
             return;
         }
+        if item.again {
+            self.again.insert(item.conn, item.number);
+        }
         let inbound = self.inbound.entry(item.conn).or_default();
         if inbound.accept(item.base, item.number) == Verdict::Fresh {
             self.execute(now, item.conn, item.number, &item.command);
@@ -446,7 +453,7 @@ impl Mesh {
                 let mut originals: HashMap<Seq, _> =
                     known.into_iter().map(|known| (known.seq, known.original)).collect();
                 let (taken, overtaken) =
-                    self.pipeline.take_out(&originals.keys().copied().collect());
+                    self.pipeline.take_out(&originals.keys().copied().collect(), &self.again);
                 for accepted in overtaken {
                     self.refuse_unavailable(accepted.conn, accepted.number, accepted.ack_id);
                 }

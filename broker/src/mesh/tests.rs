@@ -75,7 +75,7 @@ impl Scene {
         let (conn, number, base) = (conn(number), self.numbers, 0);
         let epoch = self.mesh.serving().unwrap();
         let command = Arc::new(command);
-        self.input(Input::Command(Numbered { conn, epoch, base, number, command }));
+        self.input(Input::Command(Numbered { conn, epoch, base, number, again: false, command }));
         number
     }
 

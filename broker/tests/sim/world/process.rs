@@ -216,7 +216,7 @@ impl World {
         let Some(epoch) = self.speaks_under(id) else { return Vec::new() };
         let Some(process) = self.processes.get_mut(&id) else { return Vec::new() };
         let command = Arc::new(Command::Request(Request { verb: Verb::ListPeers, req_id: None }));
-        let asked = Numbered { conn, epoch, base: 0, number: 0, command };
+        let asked = Numbered { conn, epoch, base: 0, number: 0, again: false, command };
         let inputs = [Input::Command(asked), Input::Lost(conn)];
         for input in inputs {
             process.seat.apply(now, &sight, SeatInput::Local(input));
