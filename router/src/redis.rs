@@ -188,7 +188,7 @@ impl Redis {
     }
 
     /// Time since a message to this node's own channel last came back, in milliseconds; one is sent
-    /// every second. Before the first has, the time since it connected.
+    /// every second, or three within the time to live. Before the first has, the time since it connected.
     pub fn silence(&self) -> Ms {
         self.0.now().saturating_sub(self.0.heard_at.load(Ordering::Relaxed))
     }

@@ -26,7 +26,7 @@ pub(super) const FRAMES: usize = 8_192;
 const INBOX: usize = 8_192;
 /// Their bytes.
 const INBOX_BYTES: usize = 64 * 1024 * 1024;
-/// Between messages to ourselves.
+/// Between messages to ourselves, at most: three fit into the time to live, as heartbeats do.
 const CANARY: Duration = Duration::from_secs(1);
 /// Between attempts to subscribe.
 const RETRY: Duration = Duration::from_millis(100);
@@ -91,13 +91,14 @@ async fn subscribed(
     }
 }
 
-/// Publishes to ourselves every second, and does something about it if that does not come back.
+/// Publishes to ourselves every so often, and does something about it if that does not come back.
 async fn canary(shared: Arc<Shared>, deaf: Arc<Notify>) {
     let Some(frame) = shared.sealer.seal(&shared.me, &shared.me, &[]).map(Bytes::from) else {
         return;
     };
     let channel = keys::channel(&shared.me);
-    let mut ticks = interval(CANARY);
+    let third = Duration::from_millis((shared.timing.ttl_ms / 3).max(1));
+    let mut ticks = interval(CANARY.min(third));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first that was published and has not come back.
     let mut awaited = None;

@@ -89,6 +89,7 @@ async fn with_redis_gone_the_owner_goes_on_and_the_rest_waits() {
         assert!(events.iter().all(|(_, name)| name == "ana"), "{events:?}");
     }
     // Nobody took the mesh from its owner meanwhile.
+    cluster.all_see(3).await;
     assert_eq!(cluster.owner(&mesh).await, Some(0));
 }
 
