@@ -180,6 +180,9 @@ impl World {
                         self.check.announced(self.now, event.event, &event.event_data);
                     }
                 }
+                ToEdge::Result { frame: Some(Frame::Ack(ack)), .. } if !ack.queued => {
+                    self.check.refused_send(&ack.id);
+                }
                 ToEdge::Attached { held, .. } => {
                     let socket = self.socket_of(held.conn).and_then(|s| self.sockets.get(&s));
                     if let Some(state) = socket {
