@@ -319,8 +319,7 @@ impl Session {
         self.window.push(Arc::new(command), bytes, now.mono);
         if let (Some(epoch), Some((base, number, command))) = (self.epoch, self.window.last()) {
             let (conn, command) = (self.conn, command.clone());
-            let again = false;
-            self.out.push(Action::Up(Numbered { conn, epoch, base, number, again, command }));
+            self.out.push(Action::Up(Numbered { conn, epoch, base, number, command }));
         }
     }
 
@@ -363,8 +362,7 @@ impl Session {
         self.epoch = Some(epoch);
         let conn = self.conn;
         let again = self.window.unreleased().map(|(base, number, command)| {
-            let (again, command) = (true, command.clone());
-            Action::Up(Numbered { conn, epoch, base, number, again, command })
+            Action::Up(Numbered { conn, epoch, base, number, command: command.clone() })
         });
         self.out.extend(again);
     }

@@ -50,7 +50,6 @@ impl Mesh {
         self.asked.clear();
         self.stalled.clear();
         self.unsaid.clear();
-        self.again.clear();
         self.inbound.clear();
         self.facts = Facts::default();
         // Bans that are not durable are no reason to keep anything from anybody.
@@ -172,6 +171,7 @@ impl Mesh {
             return self.reactivate(now);
         }
         let ours = |conn: &ConnId| conn.process == edge.process;
+        self.forget_unheard(edge.process);
         self.inbound.retain(|conn, _| !ours(conn));
         self.arrivals.retain(|conn, _| !ours(conn));
         let mut held: HashMap<_, _> = self.newest(edge.held.iter().cloned()).into_iter().collect();
@@ -248,6 +248,15 @@ impl Mesh {
         self.delivery.attach(no, self.may_confirm_by_pong(no));
     }
 
+    /// Nobody will hear what was refused there: it is asked again, with what came behind it.
+    fn forget_unheard(&mut self, process: u64) {
+        let unheard = self.unsaid.extract_if(|conn, _| conn.process == process);
+        for (conn, _) in unheard {
+            self.stalled.remove(&conn);
+            self.inbound.remove(&conn);
+        }
+    }
+
     /// A whole process is gone: its connections with it, since it was last heard of.
     pub(super) fn edge_lost(&mut self, now: Now, process: u64, ago_ms: Ms) {
         let theirs = |conn: &ConnId| conn.process == process;
@@ -255,6 +264,7 @@ impl Mesh {
             self.inbound.retain(|conn, _| !theirs(conn));
         }
         self.arrivals.retain(|conn, _| !theirs(conn));
+        self.forget_unheard(process);
         let held = self.roster.iter().filter(|(_, lease)| lease.conn().is_some_and(|c| theirs(&c)));
         let held: Vec<_> = held.map(|(no, _)| no).collect();
         for no in held {

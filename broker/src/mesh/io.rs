@@ -172,8 +172,6 @@ pub struct Numbered {
     pub base: u64,
     /// This one's number.
     pub number: u64,
-    /// It was passed on before, to an owner of another epoch.
-    pub again: bool,
     /// What is asked.
     pub command: Arc<Command>,
 }
@@ -256,6 +254,8 @@ pub enum Input {
     },
     /// An edge says completely what it holds, anew: what was under way to it and from it is lost.
     Announced(Edge),
+    /// The edge of this connection has the answer of an [`Effect::Refusal`]: once for each.
+    Heard(ConnId),
     /// Every edge there is has announced itself.
     AllAnnounced,
     /// Whether another may own the mesh by now, unseen: then nothing is said that the store's fence
@@ -391,6 +391,15 @@ pub enum Effect {
         number: u64,
         /// What the peer is told, if anything.
         frame: Option<Frame>,
+    },
+    /// The result of a send that was refused, to be answered [`Input::Heard`] when its edge has it.
+    Refusal {
+        /// Whose.
+        conn: ConnId,
+        /// Which.
+        number: u64,
+        /// What the peer is told.
+        frame: Frame,
     },
     /// An attach succeeded: the result, and what the edge now holds.
     Attached {

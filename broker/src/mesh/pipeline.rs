@@ -3,7 +3,7 @@
 //! One commit of a mesh is in flight at a time; what gathers meanwhile is the next. So commits
 //! group by themselves, without a timer, and a commit of unknown outcome has none behind it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::server::{Frame, HelloAck};
@@ -42,7 +42,9 @@ pub(crate) enum Then {
     /// Turn a hello down.
     Refused(Box<Effect>),
     /// Answer a command that changed nothing, and go on with its connection.
-    Said { conn: ConnId, number: u64, frame: Option<Frame> },
+    Said { conn: ConnId, number: u64, frame: Frame },
+    /// Refuse a send.
+    Refusal { conn: ConnId, number: u64, frame: Frame },
 }
 
 /// See [`Then::Accepted`].
@@ -123,29 +125,13 @@ impl Pipeline {
     }
 
     /// Nothing of the commit in flight was written, for these of its envelopes were known: they
-    /// are taken out, the others wait again, before all else. Taken out as well, and answered
-    /// second, is what a connection asked for before something of it that is known: where an owner
-    /// before was asked for both (up to `again`), it must have refused the one, and its answer was
-    /// lost. Accepted now, it would come out of order.
-    pub(crate) fn take_out(
-        &mut self,
-        known: &HashSet<Seq>,
-        again: &HashMap<ConnId, u64>,
-    ) -> (Vec<Accepted>, Vec<Accepted>) {
-        let (mut taken, mut overtaken) = (Vec::new(), Vec::new());
-        let mut last: HashMap<ConnId, u64> = HashMap::new();
+    /// are taken out, the others wait again, before all else.
+    pub(crate) fn take_out(&mut self, known: &HashSet<Seq>) -> Vec<Accepted> {
+        let mut taken = Vec::new();
         for (unit, then) in self.in_flight.take().into_iter().flatten().rev() {
             match then {
                 Then::Accepted(accepted) if known.contains(&accepted.envelope.seq) => {
-                    if again.get(&accepted.conn).is_some_and(|asked| accepted.number <= *asked) {
-                        last.entry(accepted.conn).or_insert(accepted.number);
-                    }
                     taken.push(*accepted);
-                }
-                Then::Accepted(accepted)
-                    if last.get(&accepted.conn).is_some_and(|last| accepted.number < *last) =>
-                {
-                    overtaken.push(*accepted);
                 }
                 then => {
                     self.bytes += size(&unit);
@@ -154,8 +140,7 @@ impl Pipeline {
             }
         }
         taken.reverse();
-        overtaken.reverse();
-        (taken, overtaken)
+        taken
     }
 }
 

@@ -304,7 +304,7 @@ impl Mesh {
         text: &str,
     ) {
         self.out.push(Effect::Count(Count::SendRejected(label)));
-        self.reply(conn, number, Frame::Ack(Ack::refused(ack_id, text)));
+        self.reply_refusal(conn, number, Frame::Ack(Ack::refused(ack_id, text)));
     }
 
     pub(super) fn refuse_unavailable(&mut self, conn: ConnId, number: u64, id: Option<String>) {

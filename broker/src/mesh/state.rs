@@ -86,9 +86,8 @@ pub struct Mesh {
     pub(super) asked: HashMap<Ticket, Asked>,
     /// Commands behind one that waits for an answer of the store: order is kept.
     pub(super) stalled: BTreeMap<ConnId, VecDeque<(u64, Arc<Command>)>>,
-    /// Of each connection, the last command that an owner before was asked, too.
-    pub(super) again: HashMap<ConnId, u64>,
-    /// Answers of a connection that wait for the fence.
+    /// Answers that a connection's next commands wait behind: for the fence to let them through, or
+    /// for its edge to have them.
     pub(super) unsaid: HashMap<ConnId, u32>,
     pub(super) inbound: HashMap<ConnId, Inbound>,
     pub(super) beat_at: Option<Ms>,
@@ -129,7 +128,6 @@ impl Mesh {
             late: BTreeMap::new(),
             asked: HashMap::new(),
             stalled: BTreeMap::new(),
-            again: HashMap::new(),
             unsaid: HashMap::new(),
             inbound: HashMap::new(),
             beat_at: None,
@@ -220,11 +218,11 @@ impl Mesh {
             Input::Hook { presence, status } => self.hook(now, &presence, status),
             Input::Lost(conn) => {
                 self.inbound.remove(&conn);
-                self.again.remove(&conn);
                 self.detach(now, conn, None, false);
             }
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
             Input::Announced(edge) => self.announced(now, &edge),
+            Input::Heard(conn) => self.let_on(now, conn),
             Input::AllAnnounced => self.patience = 0,
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
@@ -338,9 +336,6 @@ impl Mesh {
         if item.epoch != self.epoch {
             return;
         }
-        if item.again {
-            self.again.insert(item.conn, item.number);
-        }
         let inbound = self.inbound.entry(item.conn).or_default();
         if inbound.accept(item.base, item.number) == Verdict::Fresh {
             self.execute(now, item.conn, item.number, &item.command);
@@ -452,11 +447,7 @@ impl Mesh {
             Outcome::Known(known) => {
                 let mut originals: HashMap<Seq, _> =
                     known.into_iter().map(|known| (known.seq, known.original)).collect();
-                let (taken, overtaken) =
-                    self.pipeline.take_out(&originals.keys().copied().collect(), &self.again);
-                for accepted in overtaken {
-                    self.refuse_unavailable(accepted.conn, accepted.number, accepted.ack_id);
-                }
+                let taken = self.pipeline.take_out(&originals.keys().copied().collect());
                 for accepted in taken {
                     let original = originals.remove(&accepted.envelope.seq);
                     self.accepted(accepted, original);
@@ -499,14 +490,11 @@ impl Mesh {
                 Then::Left(left) => self.gone(now, *left),
                 Then::Refused(refused) => self.out.push(*refused),
                 Then::Said { conn, number, frame } => {
-                    self.out.push(Effect::Result { conn, number, frame });
-                    if let Entry::Occupied(mut unsaid) = self.unsaid.entry(conn) {
-                        *unsaid.get_mut() -= 1;
-                        if *unsaid.get() == 0 {
-                            unsaid.remove();
-                        }
-                    }
-                    self.go_on(now, conn);
+                    self.out.push(Effect::Result { conn, number, frame: Some(frame) });
+                    self.let_on(now, conn);
+                }
+                Then::Refusal { conn, number, frame } => {
+                    self.out.push(Effect::Refusal { conn, number, frame });
                 }
             }
         }
@@ -551,7 +539,7 @@ impl Mesh {
                     self.out.push(Effect::Result { conn, number, frame: None });
                 }
             }
-            (Then::Settled | Then::Refused(_) | Then::Said { .. }, _) => {}
+            (Then::Settled | Then::Refused(_) | Then::Said { .. } | Then::Refusal { .. }, _) => {}
         }
     }
 
@@ -564,15 +552,38 @@ impl Mesh {
     }
 
     pub(super) fn reply(&mut self, conn: ConnId, number: u64, frame: Frame) {
-        let frame = Some(frame);
         if self.doubtful {
-            // What the connection asks next waits: were this lost with its commit, it would be
-            // answered behind what is not.
-            self.stalled.entry(conn).or_default();
-            *self.unsaid.entry(conn).or_default() += 1;
+            // Were this lost with its commit, what is asked next would be answered behind what is not.
+            self.hold_up(conn);
             return self.pipeline.push(Vec::new(), Then::Said { conn, number, frame });
         }
-        self.out.push(Effect::Result { conn, number, frame });
+        self.out.push(Effect::Result { conn, number, frame: Some(frame) });
+    }
+
+    /// A send is refused. What its connection asks next waits until the edge has heard: were the
+    /// refusal lost with this owner, and a later message accepted, the next owner would be asked for
+    /// both again, and accept the first behind the second.
+    pub(super) fn reply_refusal(&mut self, conn: ConnId, number: u64, frame: Frame) {
+        self.hold_up(conn);
+        if self.doubtful {
+            return self.pipeline.push(Vec::new(), Then::Refusal { conn, number, frame });
+        }
+        self.out.push(Effect::Refusal { conn, number, frame });
+    }
+
+    fn hold_up(&mut self, conn: ConnId) {
+        self.stalled.entry(conn).or_default();
+        *self.unsaid.entry(conn).or_default() += 1;
+    }
+
+    /// One answer of those a connection waits behind is where it should be.
+    fn let_on(&mut self, now: Now, conn: ConnId) {
+        let Entry::Occupied(mut unsaid) = self.unsaid.entry(conn) else { return };
+        *unsaid.get_mut() -= 1;
+        if *unsaid.get() == 0 {
+            unsaid.remove();
+            self.go_on(now, conn);
+        }
     }
 
     /// Fresh bits for an id: unpredictable if the activation's were.

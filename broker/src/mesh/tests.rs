@@ -61,7 +61,7 @@ impl Scene {
     fn input(&mut self, input: Input) {
         let now = Now { mono: self.now, wall: 1_800_000_000_000 };
         self.mesh.apply(now, input);
-        self.effects.extend(self.mesh.drain(now));
+        self.drain(now);
         for ticket in self.take(|effect| match effect {
             Effect::Ask(ticket, Question::Grants) => Some(*ticket),
             _ => None,
@@ -70,12 +70,28 @@ impl Scene {
         }
     }
 
+    /// As a lone node does: what is refused is heard at once.
+    fn drain(&mut self, now: Now) {
+        loop {
+            let effects = self.mesh.drain(now);
+            if effects.is_empty() {
+                return;
+            }
+            for effect in &effects {
+                if let Effect::Refusal { conn, .. } = effect {
+                    self.mesh.apply(now, Input::Heard(*conn));
+                }
+            }
+            self.effects.extend(effects);
+        }
+    }
+
     fn command(&mut self, number: u64, command: Command) -> u64 {
         self.numbers += 1;
         let (conn, number, base) = (conn(number), self.numbers, 0);
         let epoch = self.mesh.serving().unwrap();
         let command = Arc::new(command);
-        self.input(Input::Command(Numbered { conn, epoch, base, number, again: false, command }));
+        self.input(Input::Command(Numbered { conn, epoch, base, number, command }));
         number
     }
 
@@ -168,7 +184,7 @@ impl Scene {
 
     fn results(&mut self) -> Vec<u64> {
         self.take(|effect| match effect {
-            Effect::Result { number, .. } => Some(*number),
+            Effect::Result { number, .. } | Effect::Refusal { number, .. } => Some(*number),
             _ => None,
         })
     }
@@ -359,7 +375,8 @@ fn mail_to_oneself_is_not_held_for_oneself() {
     scene.greet(1, "ana");
     scene.send_with(1, "ana", |send| send.offline = Some("queue".to_owned()));
     let refused = scene.take(|effect| match effect {
-        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. }
+        | Effect::Refusal { frame: Frame::Ack(ack), .. } => Some(ack.queued),
         _ => None,
     });
     assert_eq!(refused, [false]);
@@ -371,7 +388,8 @@ fn sends_wait_within_bounds_when_the_store_is_slow() {
     scene.greet(1, "ana");
     scene.greet(2, "ben");
     let refused = |effect: &Effect| match effect {
-        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. }
+        | Effect::Refusal { frame: Frame::Ack(ack), .. } => Some(ack.queued),
         _ => None,
     };
     for _ in 0..20_000 {

@@ -1,6 +1,6 @@
 //! The owner's end of the links: a mesh that runs here, and the edges it serves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::PresenceId;
@@ -33,6 +33,8 @@ struct Link {
     books: Books,
     up: Incoming,
     down: Outgoing<Down>,
+    /// Refusals on their way, by their place on the stream.
+    refusals: VecDeque<(u64, ConnId)>,
     /// More waited than may: it is given up.
     broken: bool,
 }
@@ -99,6 +101,7 @@ impl Owner {
             books: Books::of(edge),
             up: Incoming::default(),
             down: Outgoing::default(),
+            refusals: VecDeque::new(),
             broken: false,
         };
         link.up.owe();
@@ -113,36 +116,37 @@ impl Owner {
         now: Ms,
         from: &NodeKey,
         said: ToOwner,
-    ) -> Result<Option<Input>, LinkNo> {
+    ) -> Result<Vec<Input>, LinkNo> {
         let number = match &said {
             ToOwner::Up { link, .. } | ToOwner::Expects { link, .. } | ToOwner::Bye(link) => *link,
-            ToOwner::Announce { .. } | ToOwner::Nothing(_) => return Ok(None),
+            ToOwner::Announce { .. } | ToOwner::Nothing(_) => return Ok(Vec::new()),
         };
         let Some(link) = self.links.get_mut(from).filter(|link| link.number >= number) else {
             // Of a link before, or of none: an edge that is gone for good takes all of its links along.
             let gone = matches!(said, ToOwner::Bye(_)).then(|| self.drop_link(from)).flatten();
             let lost = gone.map(|process| Input::EdgeLost { process, ago_ms: 0 });
+            let lost = lost.into_iter().collect();
             return if matches!(said, ToOwner::Bye(_)) { Ok(lost) } else { Err(number) };
         };
         if link.number > number {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         match said {
             ToOwner::Up { number, expects, up, .. } => {
-                link.down.acknowledged(now, expects, false);
-                if link.up.accept(now, number) != Verdict::Fresh {
-                    return Ok(None);
+                let mut inputs = link.acknowledged(now, expects, false);
+                if link.up.accept(now, number) == Verdict::Fresh {
+                    if let Up::Lost(conn) = &up {
+                        link.books.held.remove(conn);
+                    }
+                    inputs.push(input(up));
                 }
-                if let Up::Lost(conn) = &up {
-                    link.books.held.remove(conn);
-                }
-                Ok(Some(input(up)))
+                Ok(inputs)
             }
-            ToOwner::Expects { number, gap, .. } => {
-                link.down.acknowledged(now, number, gap);
-                Ok(None)
+            ToOwner::Expects { number, gap, .. } => Ok(link.acknowledged(now, number, gap)),
+            _ => {
+                let process = self.drop_link(from).into_iter();
+                Ok(process.map(|process| Input::EdgeLost { process, ago_ms: 0 }).collect())
             }
-            _ => Ok(self.drop_link(from).map(|process| Input::EdgeLost { process, ago_ms: 0 })),
         }
     }
 
@@ -170,11 +174,28 @@ impl Owner {
         }
     }
 
+    /// The refusal of a send, for a connection of another node: said when it has arrived.
+    pub(super) fn tell_refusal(&mut self, conn: ConnId, item: ToEdge) {
+        if let Some(link) = self.link_to(conn.process)
+            && let Some(place) = link.push(Down::To(vec![conn], item))
+        {
+            link.refusals.push_back((place, conn));
+        }
+    }
+
     /// For all edges, or one.
     pub(super) fn tell_edges(&mut self, process: Option<u64>, down: &Down) {
         match process {
-            Some(process) => self.link_to(process).into_iter().for_each(|l| l.push(down.clone())),
-            None => self.links.values_mut().for_each(|link| link.push(down.clone())),
+            Some(process) => {
+                if let Some(link) = self.link_to(process) {
+                    link.push(down.clone());
+                }
+            }
+            None => {
+                for link in self.links.values_mut() {
+                    link.push(down.clone());
+                }
+            }
         }
     }
 
@@ -233,15 +254,29 @@ impl Owner {
 }
 
 impl Link {
-    fn push(&mut self, down: Down) {
-        if let Down::News { news, .. } = &down {
-            self.books.remember(news);
+    /// Its place on the stream, unless the link is given up.
+    fn push(&mut self, down: Down) -> Option<u64> {
+        match &down {
+            Down::News { news, .. } => self.books.remember(news),
+            // What was refused under the epoch before is asked again.
+            Down::Reset(_) => self.refusals.clear(),
+            Down::To(..) => {}
         }
         let bytes = down.bytes();
         self.broken |= !self.down.is_empty() && self.down.bytes() + bytes > LINK_BYTES;
-        if !self.broken {
-            self.down.push(down, bytes);
+        (!self.broken).then(|| self.down.push(down, bytes))
+    }
+
+    /// The edge waits for `next`; which refusals it has heard by that.
+    fn acknowledged(&mut self, now: Ms, next: u64, gap: bool) -> Vec<Input> {
+        self.down.acknowledged(now, next, gap);
+        let mut heard = Vec::new();
+        while let Some((_, conn)) =
+            self.refusals.pop_front_if(|(place, _)| self.down.has_arrived(*place))
+        {
+            heard.push(Input::Heard(conn));
         }
+        heard
     }
 
     fn speak(&mut self, now: Ms, mut say: impl FnMut(FromOwner)) {

@@ -139,6 +139,15 @@ impl Seat {
             Effect::Result { conn, number, frame } => {
                 self.tell(vec![conn], ToEdge::Result { number, frame });
             }
+            Effect::Refusal { conn, number, frame } => {
+                let refusal = ToEdge::Result { number, frame: Some(frame) };
+                if conn.process == self.process {
+                    self.tell_here(vec![conn], refusal);
+                    self.apply_mesh(now, Input::Heard(conn));
+                } else {
+                    owner.tell_refusal(conn, refusal);
+                }
+            }
             Effect::Push { conn, envelope, hide_member } => {
                 self.tell(vec![conn], ToEdge::Push { envelope, hide_member });
             }

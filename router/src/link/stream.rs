@@ -51,10 +51,16 @@ impl<T> Default for Outgoing<T> {
 }
 
 impl<T> Outgoing<T> {
-    /// Adds an item of about `bytes`.
-    pub fn push(&mut self, item: T, bytes: usize) {
+    /// Adds an item of about `bytes`; its number.
+    pub fn push(&mut self, item: T, bytes: usize) -> u64 {
         self.bytes += bytes;
         self.items.push_back((item, bytes));
+        self.base + self.items.len() as u64 - 1
+    }
+
+    /// Whether the receiver has this item.
+    pub fn has_arrived(&self, number: u64) -> bool {
+        number < self.base
     }
 
     /// Bytes of what has not been acknowledged.
@@ -229,7 +235,7 @@ mod tests {
             items in 1u64..60,
         ) {
             let (mut out, mut incoming) = (Outgoing::default(), Incoming::default());
-            (0..items).for_each(|item| out.push(item, 1_000));
+            (0..items).for_each(|item| _ = out.push(item, 1_000));
             let mut fates = fates.into_iter().chain(std::iter::repeat(7));
             let (mut late, mut got) = (Vec::new(), Vec::new());
             let mut now = 0;

@@ -154,10 +154,6 @@ fn ordered(world: &World, failures: &mut Vec<String>) {
                     {
                         continue;
                     }
-                    // Refused, and accepted by the next owner as nobody had heard of that.
-                    if world.check.was_refused(message.key.as_deref().unwrap_or(body)) {
-                        continue;
-                    }
                     // Kept from it for a while, it may come later than what was not.
                     if world.check.may_have_waited(id, to, world) {
                         continue;

@@ -29,8 +29,6 @@ pub(super) struct Traffic {
     clients: BTreeMap<u64, (usize, MemberId)>,
     sessions: BTreeMap<String, u64>,
     withheld: BTreeSet<(Recipient, Seq)>,
-    /// Sends that an owner has refused, by their ids.
-    refused: BTreeSet<String>,
     attached_at: BTreeMap<u64, u64>,
     /// Pushed before on this socket.
     pushed: BTreeSet<(u64, Seq)>,
@@ -128,15 +126,6 @@ impl Checker {
 
     pub(crate) fn line_attached(&mut self, now: u64, socket: u64) {
         self.traffic.attached_at.insert(socket, now);
-    }
-
-    /// An owner refuses a send. If its edge does not hear of that, the next owner may accept it.
-    pub(crate) fn refused_send(&mut self, id: &str) {
-        self.traffic.refused.insert(id.to_owned());
-    }
-
-    pub(crate) fn was_refused(&self, id: &str) -> bool {
-        self.traffic.refused.contains(id)
     }
 
     /// When a line was attached.

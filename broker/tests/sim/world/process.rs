@@ -180,9 +180,6 @@ impl World {
                         self.check.announced(self.now, event.event, &event.event_data);
                     }
                 }
-                ToEdge::Result { frame: Some(Frame::Ack(ack)), .. } if !ack.queued => {
-                    self.check.refused_send(&ack.id);
-                }
                 ToEdge::Attached { held, .. } => {
                     let socket = self.socket_of(held.conn).and_then(|s| self.sockets.get(&s));
                     if let Some(state) = socket {
@@ -219,7 +216,7 @@ impl World {
         let Some(epoch) = self.speaks_under(id) else { return Vec::new() };
         let Some(process) = self.processes.get_mut(&id) else { return Vec::new() };
         let command = Arc::new(Command::Request(Request { verb: Verb::ListPeers, req_id: None }));
-        let asked = Numbered { conn, epoch, base: 0, number: 0, again: false, command };
+        let asked = Numbered { conn, epoch, base: 0, number: 0, command };
         let inputs = [Input::Command(asked), Input::Lost(conn)];
         for input in inputs {
             process.seat.apply(now, &sight, SeatInput::Local(input));
