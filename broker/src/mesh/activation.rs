@@ -92,7 +92,8 @@ impl Mesh {
     }
 
     /// Whom the peers know of is what the edges say they were told. Nobody says so of a command
-    /// that has only just come: it may be gone before it is anybody's news.
+    /// that has only just come: it may be gone before it is anybody's news. Should no edge remember
+    /// anything in the end, everybody is taken to be known: see [`all_announced`](Self::all_announced).
     fn recall_news(&mut self, now: Now, edges: &[Edge], before: Option<Roster>) {
         let mut before: HashMap<_, _> = before
             .into_iter()
@@ -100,13 +101,14 @@ impl Mesh {
             .map(|lease| (lease.presence.clone(), lease))
             .collect();
         let told: HashSet<_> = edges.iter().flat_map(|e| &e.told).map(|t| &t.presence).collect();
+        self.recalled = !told.is_empty();
         let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
         for no in leases {
             let Some(lease) = self.roster.get_mut(no) else { continue };
             if let Some(old) = before.remove(&lease.presence) {
                 (lease.greeted, lease.saved, lease.heard) = (old.greeted, old.saved, old.heard);
             }
-            if told.is_empty() || told.contains(&lease.presence) {
+            if told.contains(&lease.presence) {
                 continue;
             }
             lease.announced = false;
@@ -115,6 +117,23 @@ impl Mesh {
             } else if let Some(lease) = self.roster.get_mut(no) {
                 lease.announced = true;
             }
+        }
+    }
+
+    /// Every edge there is has said what its peers know.
+    pub(super) fn all_announced(&mut self) {
+        if self.patience == 0 {
+            return;
+        }
+        self.patience = 0;
+        if self.recalled {
+            return;
+        }
+        for (_, no) in std::mem::take(&mut self.news) {
+            let Some(lease) = self.roster.get_mut(no) else { continue };
+            lease.announced = true;
+            let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
+            self.out.push(Effect::News { process, events, news });
         }
     }
 
@@ -171,6 +190,7 @@ impl Mesh {
             return self.reactivate(now);
         }
         let ours = |conn: &ConnId| conn.process == edge.process;
+        self.recalled |= !edge.told.is_empty();
         self.forget_unheard(edge.process);
         self.inbound.retain(|conn, _| !ours(conn));
         self.arrivals.retain(|conn, _| !ours(conn));

@@ -392,7 +392,8 @@ pub enum Effect {
         /// What the peer is told, if anything.
         frame: Option<Frame>,
     },
-    /// The result of a send that was refused, to be answered [`Input::Heard`] when its edge has it.
+    /// The result of a send that was refused, for a connection of another process, to be answered
+    /// [`Input::Heard`] when its edge has it.
     Refusal {
         /// Whose.
         conn: ConnId,

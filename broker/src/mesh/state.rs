@@ -55,6 +55,8 @@ pub(super) enum Phase {
 pub struct Mesh {
     pub(super) id: MeshId,
     pub(super) limits: Limits,
+    /// Where it runs: what is said to connections of this process cannot be lost without them.
+    pub(super) process: u64,
     pub(super) phase: Phase,
     /// How long to wait before the next activation that follows one without a commit.
     pub(super) pause: Ms,
@@ -80,6 +82,8 @@ pub struct Mesh {
     pub(super) revoked: HashMap<MemberId, Ms>,
     /// Presences that are not announced yet, and when they will be.
     pub(super) news: BTreeSet<(Ms, LeaseNo)>,
+    /// Whether any edge remembers what its peers were told.
+    pub(super) recalled: bool,
     pub(super) arrivals: BTreeMap<ConnId, Arrival>,
     /// Attaches that wait for a lease of the same key to have left.
     pub(super) late: BTreeMap<LeaseNo, Vec<ConnId>>,
@@ -100,11 +104,12 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A mesh that asks to be activated.
-    pub fn new(id: MeshId, limits: Limits) -> Self {
+    /// A mesh that asks to be activated, in this process.
+    pub fn new(id: MeshId, limits: Limits, process: u64) -> Self {
         Self {
             id,
             limits,
+            process,
             phase: Phase::Activating,
             pause: 0,
             epoch: 0,
@@ -124,6 +129,7 @@ impl Mesh {
             cooldowns: Cooldowns::default(),
             revoked: HashMap::new(),
             news: BTreeSet::new(),
+            recalled: false,
             arrivals: BTreeMap::new(),
             late: BTreeMap::new(),
             asked: HashMap::new(),
@@ -223,7 +229,7 @@ impl Mesh {
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
             Input::Announced(edge) => self.announced(now, &edge),
             Input::Heard(conn) => self.let_on(now, conn),
-            Input::AllAnnounced => self.patience = 0,
+            Input::AllAnnounced => self.all_announced(),
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -560,10 +566,13 @@ impl Mesh {
         self.out.push(Effect::Result { conn, number, frame: Some(frame) });
     }
 
-    /// A send is refused. What its connection asks next waits until the edge has heard: were the
-    /// refusal lost with this owner, and a later message accepted, the next owner would be asked for
-    /// both again, and accept the first behind the second.
+    /// A send is refused. What a connection elsewhere asks next waits until its edge has heard: were
+    /// the refusal lost with this owner, and a later message accepted, the next owner would be asked
+    /// for both again, and accept the first behind the second.
     pub(super) fn reply_refusal(&mut self, conn: ConnId, number: u64, frame: Frame) {
+        if conn.process == self.process {
+            return self.reply(conn, number, frame);
+        }
         self.hold_up(conn);
         if self.doubtful {
             return self.pipeline.push(Vec::new(), Then::Refusal { conn, number, frame });

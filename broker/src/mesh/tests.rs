@@ -33,13 +33,16 @@ struct Scene {
     effects: Vec<Effect>,
 }
 
+const HERE: u64 = 1;
+
+/// From 100 on, of another node.
 fn conn(number: u64) -> ConnId {
-    ConnId { process: 1, number }
+    ConnId { process: if number < 100 { HERE } else { HERE + 1 }, number }
 }
 
 impl Scene {
     fn new() -> Self {
-        let mesh = Mesh::new("mesh".into(), LIMITS);
+        let mesh = Mesh::new("mesh".into(), LIMITS, HERE);
         let mut scene = Self { mesh, now: 1_000, numbers: 0, effects: Vec::new() };
         scene.activate(Activation { epoch: 1, ..Activation::default() }, Vec::new());
         scene
@@ -61,28 +64,12 @@ impl Scene {
     fn input(&mut self, input: Input) {
         let now = Now { mono: self.now, wall: 1_800_000_000_000 };
         self.mesh.apply(now, input);
-        self.drain(now);
+        self.effects.extend(self.mesh.drain(now));
         for ticket in self.take(|effect| match effect {
             Effect::Ask(ticket, Question::Grants) => Some(*ticket),
             _ => None,
         }) {
             self.input(Input::Answer(ticket, Some(Answer::Grants(Vec::new()))));
-        }
-    }
-
-    /// As a lone node does: what is refused is heard at once.
-    fn drain(&mut self, now: Now) {
-        loop {
-            let effects = self.mesh.drain(now);
-            if effects.is_empty() {
-                return;
-            }
-            for effect in &effects {
-                if let Effect::Refusal { conn, .. } = effect {
-                    self.mesh.apply(now, Input::Heard(*conn));
-                }
-            }
-            self.effects.extend(effects);
         }
     }
 
@@ -184,7 +171,7 @@ impl Scene {
 
     fn results(&mut self) -> Vec<u64> {
         self.take(|effect| match effect {
-            Effect::Result { number, .. } | Effect::Refusal { number, .. } => Some(*number),
+            Effect::Result { number, .. } => Some(*number),
             _ => None,
         })
     }
@@ -375,11 +362,31 @@ fn mail_to_oneself_is_not_held_for_oneself() {
     scene.greet(1, "ana");
     scene.send_with(1, "ana", |send| send.offline = Some("queue".to_owned()));
     let refused = scene.take(|effect| match effect {
-        Effect::Result { frame: Some(Frame::Ack(ack)), .. }
-        | Effect::Refusal { frame: Frame::Ack(ack), .. } => Some(ack.queued),
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
         _ => None,
     });
     assert_eq!(refused, [false]);
+}
+
+#[test]
+fn behind_a_refusal_nothing_is_accepted_that_may_overtake_it() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet(100, "ben");
+    scene.results();
+    for (number, other) in [(1, "ben"), (100, "ana")] {
+        scene.send(number, "nobody");
+        scene.send(number, other);
+    }
+    let refused = scene.take(|effect| match effect {
+        Effect::Refusal { conn, .. } => Some(*conn),
+        _ => None,
+    });
+    assert_eq!(refused, [conn(100)], "what is said here is not lost");
+    assert_eq!(recipients(&scene.commit()).len(), 1);
+    assert!(scene.commits().is_empty());
+    scene.input(Input::Heard(conn(100)));
+    assert_eq!(recipients(&scene.commit()).len(), 1);
 }
 
 #[test]
@@ -388,8 +395,7 @@ fn sends_wait_within_bounds_when_the_store_is_slow() {
     scene.greet(1, "ana");
     scene.greet(2, "ben");
     let refused = |effect: &Effect| match effect {
-        Effect::Result { frame: Some(Frame::Ack(ack)), .. }
-        | Effect::Refusal { frame: Frame::Ack(ack), .. } => Some(ack.queued),
+        Effect::Result { frame: Some(Frame::Ack(ack)), .. } => Some(ack.queued),
         _ => None,
     };
     for _ in 0..20_000 {

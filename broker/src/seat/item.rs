@@ -6,6 +6,7 @@
 //! is lost, late or repeated.
 
 use protocol::client::Status;
+use protocol::server::Frame;
 use protocol::{MeshId, PresenceId};
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,12 @@ impl Up {
 }
 
 impl Down {
+    /// Whether the owner goes on with a connection only when this has arrived: see
+    /// [`Effect::Refusal`](crate::mesh::io::Effect::Refusal).
+    pub fn is_waited_for(&self) -> bool {
+        matches!(self, Self::To(_, ToEdge::Result { frame: Some(Frame::Ack(ack)), .. }) if !ack.queued)
+    }
+
     /// Bytes it holds in memory, near enough to bound a link with.
     pub fn bytes(&self) -> usize {
         match self {

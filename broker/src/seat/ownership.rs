@@ -112,7 +112,7 @@ impl Seat {
         self.waiting = false;
         self.term += 1;
         self.out.push(SeatEffect::Forget);
-        let mesh = Mesh::new(self.id.clone(), self.limits);
+        let mesh = Mesh::new(self.id.clone(), self.limits, self.process);
         self.doubtful = false;
         match &mut self.role {
             Role::Owner(owner) => owner.mesh = mesh,

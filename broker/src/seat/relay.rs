@@ -134,7 +134,12 @@ impl Relay {
                 self.joined = true;
                 self.up.acknowledged(now, expects, false);
                 match self.down.accept(now, number) {
-                    Verdict::Fresh => Heard::Down(down),
+                    Verdict::Fresh => {
+                        if down.is_waited_for() {
+                            self.down.owe();
+                        }
+                        Heard::Down(down)
+                    }
                     Verdict::Repeat | Verdict::Gap => Heard::Nothing,
                 }
             }

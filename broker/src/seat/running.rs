@@ -140,13 +140,7 @@ impl Seat {
                 self.tell(vec![conn], ToEdge::Result { number, frame });
             }
             Effect::Refusal { conn, number, frame } => {
-                let refusal = ToEdge::Result { number, frame: Some(frame) };
-                if conn.process == self.process {
-                    self.tell_here(vec![conn], refusal);
-                    self.apply_mesh(now, Input::Heard(conn));
-                } else {
-                    owner.tell_refusal(conn, refusal);
-                }
+                owner.tell_refusal(conn, ToEdge::Result { number, frame: Some(frame) });
             }
             Effect::Push { conn, envelope, hide_member } => {
                 self.tell(vec![conn], ToEdge::Push { envelope, hide_member });

@@ -19,6 +19,11 @@ impl Checker {
                 self.removal_changed(now, member);
             }
         }
+        // Before the leases go whose member somebody was kept from.
+        for gone in &store.gone {
+            let verdict = self.confirmed(now, gone, store);
+            self.note("P2", now, verdict);
+        }
         for unit in units {
             let verdict = audit::complete(unit).and_then(|()| audit::describes(unit));
             self.note("audit", now, verdict);
@@ -31,10 +36,6 @@ impl Checker {
         }
         if self.chain.entries != store.audit.len() {
             self.fail(|| format!("audit: {now}: entries came with no commit"));
-        }
-        for gone in &store.gone {
-            let verdict = self.confirmed(now, gone, store);
-            self.note("P2", now, verdict);
         }
     }
 
