@@ -71,8 +71,9 @@ pub struct Timing {
 pub enum Notice {
     /// There is a new [`View`].
     Changed,
-    /// This process of a node is gone: its last heartbeat was so long ago. Told once, and again only
-    /// if it has been seen alive in between (a paused process goes on under its incarnation).
+    /// This process of a node is gone: its last heartbeat was so long ago, or, if a later process of
+    /// its name has taken its row, up to the TTL longer. Told once, and again only if it has been
+    /// seen alive in between (a paused process goes on under its incarnation).
     Lost {
         /// Who.
         node: NodeKey,

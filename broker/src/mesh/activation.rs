@@ -95,13 +95,14 @@ impl Mesh {
     /// that has only just come: it may be gone before it is anybody's news. Should no edge remember
     /// anything in the end, everybody is taken to be known: see [`all_announced`](Self::all_announced).
     fn recall_news(&mut self, now: Now, edges: &[Edge], before: Option<Roster>) {
+        self.recalled = before.is_some();
         let mut before: HashMap<_, _> = before
             .into_iter()
             .flat_map(Roster::into_leases)
             .map(|lease| (lease.presence.clone(), lease))
             .collect();
         let told: HashSet<_> = edges.iter().flat_map(|e| &e.told).map(|t| &t.presence).collect();
-        self.recalled = !told.is_empty();
+        self.recalled |= !told.is_empty();
         let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
         for no in leases {
             let Some(lease) = self.roster.get_mut(no) else { continue };
@@ -129,8 +130,13 @@ impl Mesh {
         if self.recalled {
             return;
         }
-        for (_, no) in std::mem::take(&mut self.news) {
+        for (at, no) in std::mem::take(&mut self.news) {
             let Some(lease) = self.roster.get_mut(no) else { continue };
+            // Who has come since is nobody's news yet.
+            if lease.record.generation.epoch == self.epoch {
+                self.news.insert((at, no));
+                continue;
+            }
             lease.announced = true;
             let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
             self.out.push(Effect::News { process, events, news });

@@ -64,13 +64,15 @@ impl Node {
         self.seen.age_ms.saturating_add(now.saturating_sub(self.at))
     }
 
-    /// It is gone: what there is to tell, if that is new and the node not `me`.
-    fn lost(&mut self, now: Ms, me: &NodeKey) -> Option<Notice> {
+    /// It is gone: what there is to tell, if that is new and the node not `me`. It may have been
+    /// alive for `unseen` longer than it was seen.
+    fn lost(&mut self, now: Ms, me: &NodeKey, unseen: Ms) -> Option<Notice> {
         self.alive = false;
         if std::mem::replace(&mut self.told, true) || self.seen.key == *me {
             return None;
         }
-        Some(Notice::Lost { node: self.seen.key.clone(), ago_ms: self.age(now) })
+        let ago_ms = self.age(now).saturating_sub(unseen);
+        Some(Notice::Lost { node: self.seen.key.clone(), ago_ms })
     }
 
     /// Whether messages reach it, as of a sighting at `now`.
@@ -216,7 +218,8 @@ impl Members {
                 return false;
             }
             if known.seen.key < seen.key {
-                notices.extend(known.lost(now, &self.me));
+                // Its last heartbeat went with its row: nobody is counted gone too early for that.
+                notices.extend(known.lost(now, &self.me, self.timing.ttl_ms));
                 self.nodes.remove(id);
             }
         }
@@ -229,7 +232,7 @@ impl Members {
             known.alive = true;
             known.told = false;
         } else if settled {
-            notices.extend(known.lost(now, &self.me));
+            notices.extend(known.lost(now, &self.me, 0));
         }
         if settled {
             known.listen(now, self.timing.heartbeat_ms);
@@ -246,7 +249,7 @@ impl Members {
             self.nodes.retain(|id, node| {
                 let is_shown = shown.contains(id);
                 if !is_shown {
-                    notices.extend(node.lost(now, me));
+                    notices.extend(node.lost(now, me, 0));
                 }
                 is_shown
             });

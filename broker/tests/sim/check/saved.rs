@@ -45,6 +45,10 @@ impl Saved {
         }
         let stats = now.stats.as_ref().and_then(|stats| stats.messages_in.as_ref());
         own.told = stats.and_then(serde_json::Number::as_u64).or(own.told);
+        // A counter below what was known has started anew.
+        if own.told.is_some_and(|told| told < own.base) {
+            own.base = 0;
+        }
     }
 
     /// A state is saved, of the lease whose row is written behind it.

@@ -103,7 +103,8 @@ impl World {
         // Departure is the last heartbeat that arrived.
         let beat = if self.mode == Mode::Alone { 0 } else { HEARTBEAT_MS + 50 };
         let lost_at = self.now.saturating_sub(beat);
-        let lost_at = gone.cut_since.map_or(lost_at, |since| since.min(lost_at));
+        let heard_at = [gone.cut_since, self.redis.last_beat(process)];
+        let lost_at = heard_at.into_iter().flatten().fold(lost_at, u64::min);
         let sockets: Vec<_> =
             self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
         for socket in sockets {

@@ -58,6 +58,9 @@ impl World {
                     Some(answer)
                 };
                 let pause = if answer.is_none() { 1_000 } else { 2 };
+                if answer.is_none() {
+                    self.check.trouble(self.now, self.now + pause);
+                }
                 let reply = Reply::Input(Input::Answer(ticket, answer));
                 self.at(pause, Event::OpAnswer(id, reply));
             }

@@ -178,7 +178,7 @@ fn a_later_process_of_a_name_ends_the_earlier_one() {
     let mut members = knowing(&["a", "b"], 0);
     let next = Seen { key: key("b", 2), ..seen("b", 10) };
     let renewed = sighting(OLD, [seen("a", 0), next]);
-    assert_eq!(members.observed(500, &renewed), [lost("b", 500), Notice::Changed]);
+    assert_eq!(members.observed(500, &renewed), [lost("b", 0), Notice::Changed]);
     assert_eq!(alive(&members), ["a/1", "b/2"]);
     assert!(!members.view().knows(&key("b", 1)));
     let stale = members.observed(1_000, &sighting(OLD, [seen("a", 0), seen("b", 0)]));
