@@ -69,7 +69,7 @@ pub struct Timing {
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// There is a new [`View`].
+    /// There is a new [`View`], or the old one can be relied upon again.
     Changed,
     /// This process of a node is gone: its last heartbeat was so long ago, or, if a later process of
     /// its name has taken its row, up to the TTL longer. Told once, and again only if it has been

@@ -131,6 +131,7 @@ impl Members {
         if self.sighted_at.is_some_and(|last| now < last) {
             return Vec::new();
         }
+        let was_settled = self.is_settled() && !self.is_blind(now);
         if self.is_blind(now) {
             self.settles_at = now.saturating_add(self.timing.ttl_ms);
         }
@@ -151,6 +152,10 @@ impl Members {
         let ends = (sighting.superseded || self.is_replaced()) && !self.superseded;
         self.superseded |= ends;
         self.publish(&mut notices);
+        // The same nodes may own what they did not dare to own, and the other way round.
+        if !was_settled && self.is_settled() && !notices.contains(&Notice::Changed) {
+            notices.push(Notice::Changed);
+        }
         if ends {
             notices.push(Notice::Superseded);
         }

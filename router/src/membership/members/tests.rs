@@ -270,8 +270,11 @@ proptest! {
                     }
                     let now = beat * 500 + phases[node];
                     let answer = redis.heartbeat(now, &key(names[node], 1));
+                    let before = ring(&all[node]);
                     let notices = all[node].observed(now, &answer);
-                    prop_assert!(!known || notices.is_empty(), "{step:?}: {notices:?}");
+                    let same = ring(&all[node]) == before;
+                    let calm = notices.iter().all(|notice| *notice == Notice::Changed);
+                    prop_assert!(!known || same && calm, "{step:?}: {notices:?}");
                 }
             }
             known = true;
@@ -329,4 +332,16 @@ fn table() -> impl Strategy<Value = Vec<Seen>> {
         let seen = |(name, (state, weight, age_ms))| Seen { state, weight, ..seen(name, age_ms) };
         named.map(seen).collect()
     })
+}
+
+#[test]
+fn a_node_that_was_blind_says_when_its_view_counts_again() {
+    let mut members = knowing(&["a", "b"], 0);
+    let beat = sighting(OLD, [seen("a", 0), seen("b", 0)]);
+    assert_eq!(members.observed(10_000, &beat), []);
+    assert!(!members.is_fresh(10_000));
+    assert_eq!(members.observed(12_999, &beat), []);
+    assert_eq!(members.observed(13_000, &beat), [Notice::Changed]);
+    assert!(members.is_fresh(13_000));
+    assert_eq!(members.observed(13_500, &beat), []);
 }
