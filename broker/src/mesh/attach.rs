@@ -314,7 +314,8 @@ impl Mesh {
             // It has gone, or was displaced, in the meantime.
             self.out.push(Effect::Result { conn, number, frame: None });
         }
-        if newly && self.is_brief(no) {
+        if self.is_brief(no) {
+            self.news.retain(|(_, other)| *other != no);
             self.news.insert((now.mono + BRIEF_MS, no));
         } else if newly {
             self.announce_arrival(now, no);

@@ -183,7 +183,8 @@ fn back_unannounced(seed: u64, planted: Option<Planted>) -> Result<(), String> {
         let until = world.now + 10;
         world.run_until(until);
     }
-    let until = world.now + rng.between(2_500, 3_500);
+    // Later than the grace is over there, which counts from when the store was told.
+    let until = world.now + rng.between(3_300, 3_900);
     world.run_until(until);
     world.processes.get_mut(&edge).ok_or("it is down")?.cuts.gagged = 0;
     let identity = world.clients[subject].identity;
