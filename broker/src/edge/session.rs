@@ -346,6 +346,10 @@ impl Session {
                 self.finish();
             }
             ToEdge::Result { number, frame } => self.result(now, number, frame),
+            ToEdge::Unsupported(number) => {
+                self.give_up(now, number);
+                self.let_go(now);
+            }
             ToEdge::Close(close) => self.close(now, close),
             _ if !matches!(self.phase, Phase::Attached) => {}
             ToEdge::Push { envelope, hide_member } => {
@@ -442,7 +446,7 @@ impl Session {
         }
     }
 
-    /// The owner does not answer: say so in its stead. Every refusal here may be retried.
+    /// The owner does not answer, or does not know how: say so in its stead. Every refusal here may be retried.
     fn give_up(&mut self, now: Now, number: u64) {
         let Some((command, _)) = self.release(number) else { return };
         let req_id = match &*command {
@@ -457,7 +461,7 @@ impl Session {
                 self.error("unavailable", "the broker cannot answer a hello now", None, None);
                 return self.close(now, close::UNAVAILABLE);
             }
-            Command::Detach { .. } | Command::ClientAck(_) => return,
+            Command::Detach { .. } | Command::ClientAck(_) | Command::Unknown => return,
             Command::Request(request) => &request.req_id,
         };
         if req_id.is_some() && !self.is_closed() {

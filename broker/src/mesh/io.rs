@@ -1,13 +1,17 @@
 //! What goes into a mesh's rules and what comes out of them.
 
+mod command;
+mod size;
+
 use std::fmt;
 use std::sync::Arc;
 
-use protocol::client::{ClientAck, Profile, Request, Send, Status, Verb};
-use protocol::server::{Frame, Peer};
+use protocol::client::Status;
+use protocol::server::Frame;
 use protocol::{Close, MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
+pub use self::command::{Attach, Class, Command, Numbered, SessionKey};
 use super::carried;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
@@ -49,131 +53,6 @@ pub struct Generation {
     pub epoch: Epoch,
     /// Counted up by that owner.
     pub number: u64,
-}
-
-/// What an edge asks of the owner, numbered per connection by the link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Command {
-    /// A hello whose signatures the edge has checked.
-    Attach(Box<Attach>),
-    /// The socket has closed. Behind everything that was read from it.
-    Detach {
-        /// The peer said goodbye (a close frame), or just went.
-        clean: bool,
-    },
-    /// See [`Send`].
-    Send(Send),
-    /// See [`ClientAck`].
-    ClientAck(ClientAck),
-    /// See [`Request`].
-    Request(Request),
-}
-
-/// What makes a command safe to execute again under a new owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Doing it twice is doing it once.
-    Idempotent,
-    /// Its key is committed with its effect, and a repetition finds it.
-    Deduplicated,
-}
-
-impl Command {
-    /// Each verb's class, in one table.
-    pub fn class(&self) -> Class {
-        match self {
-            // A second attach of a connection is a reattach to its own presence.
-            Self::Attach(_) | Self::Detach { .. } | Self::ClientAck(_) => Class::Idempotent,
-            Self::Send(_) => Class::Deduplicated,
-            Self::Request(request) => match request.verb {
-                Verb::Disconnect(_) | Verb::Kick(_) | Verb::Ban { .. } | Verb::Unban { .. } => {
-                    Class::Deduplicated
-                }
-                // These say how it is to be, or ask.
-                Verb::ListPeers
-                | Verb::MessageStatus { .. }
-                | Verb::SetStatus { .. }
-                | Verb::SetSummary { .. }
-                | Verb::SetVisible { .. }
-                | Verb::SetProfile(_)
-                | Verb::SetStats { .. }
-                | Verb::JoinGroup(_)
-                | Verb::LeaveGroup { .. }
-                | Verb::ListBans
-                | Verb::AuditQuery { .. }
-                | Verb::AuditVerify => Class::Idempotent,
-            },
-        }
-    }
-
-    /// Bytes it holds in memory, near enough to bound windows with.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Send(send) => send.ciphertext.len() + send.nonce.len() + 256,
-            Self::Attach(_) => 2048,
-            Self::Request(request) => match &request.verb {
-                Verb::SetSummary { summary } => summary.len() + 128,
-                // Within the bounds of `protocol::limits`.
-                Verb::SetProfile(_) => 16 * 1024,
-                _ => 512,
-            },
-            Self::Detach { .. } | Self::ClientAck(_) => 128,
-        }
-    }
-}
-
-/// A checked hello.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Attach {
-    /// The member's key.
-    pub pubkey: Arc<str>,
-    /// The member id the client believes in, if it said one.
-    pub member: Option<MemberId>,
-    /// The key of the session.
-    pub session: SessionKey,
-    /// The session behind the socket.
-    pub profile: Profile,
-    /// The hello's signature: it is accepted once.
-    pub signature: Arc<str>,
-    /// When it was said, by the peer's clock.
-    pub said_at: i64,
-}
-
-/// A session's own key, as a hello claims it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SessionKey {
-    /// None.
-    Absent,
-    /// Named, not proven (`hello`).
-    Claimed(Arc<str>),
-    /// Proven by its own signature and vouched for by the member (`session_hello`).
-    Proven(Arc<str>),
-}
-
-impl SessionKey {
-    /// The key, proven or not.
-    pub fn key(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Absent => None,
-            Self::Claimed(key) | Self::Proven(key) => Some(key),
-        }
-    }
-}
-
-/// A command on its way: what [`router::link`] numbers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Numbered {
-    /// Of which connection.
-    pub conn: ConnId,
-    /// The epoch the edge believes in. Others are dropped: the edge sends everything again when it
-    /// hears of a new one.
-    pub epoch: Epoch,
-    /// From here up to `number`, everything has its result.
-    pub base: u64,
-    /// This one's number.
-    pub number: u64,
-    /// What is asked.
-    pub command: Arc<Command>,
 }
 
 /// A connection that is attached.
@@ -392,6 +271,13 @@ pub enum Effect {
         /// What the peer is told, if anything.
         frame: Option<Frame>,
     },
+    /// A command that is not known here.
+    Unsupported {
+        /// Whose.
+        conn: ConnId,
+        /// Which.
+        number: u64,
+    },
     /// The result of a send that was refused, for a connection of another process, to be answered
     /// [`Input::Heard`] when its edge has it.
     Refusal {
@@ -523,6 +409,8 @@ pub enum ToEdge {
         #[serde(with = "carried::reply")]
         frame: Option<Frame>,
     },
+    /// The owner does not know this command.
+    Unsupported(u64),
     /// An envelope.
     Push {
         /// What.
@@ -536,52 +424,4 @@ pub enum ToEdge {
     Probe(u64),
     /// End the connection.
     Close(#[serde(with = "carried::close")] Close),
-}
-
-impl ToEdge {
-    /// Bytes it holds in memory, near enough to bound an outbox with.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Push { envelope, .. } => envelope.bytes(),
-            Self::Result { frame: Some(frame), .. } => reply_bytes(frame),
-            Self::Attached { .. } | Self::Event(_) => 1024,
-            _ => 256,
-        }
-    }
-}
-
-/// A reply: most are small, lists are as long as what they list.
-fn reply_bytes(frame: &Frame) -> usize {
-    let own = match frame {
-        Frame::PeersList { peers, .. } => peers.iter().map(row_bytes).sum(),
-        Frame::AuditResult { entries, .. } => {
-            entries.iter().map(|entry| 256 + json_bytes(&entry.payload)).sum()
-        }
-        Frame::ListBansResult { bans, .. } => bans.iter().map(|ban| 192 + ban.name.len()).sum(),
-        Frame::MessageStatusResult(status) => status.recipients.len() * 256,
-        Frame::KickAck(ended) | Frame::DisconnectAck(ended) => ended.kicked.len() * 512,
-        _ => 0,
-    };
-    256 + own
-}
-
-/// What a value holds, near enough.
-fn json_bytes(value: &serde_json::Value) -> usize {
-    use serde_json::Value;
-    32 + match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(json_bytes).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, v)| name.len() + json_bytes(v)).sum(),
-        _ => 0,
-    }
-}
-
-/// A row of `peers_list`: what peers chose to tell of themselves, and the rest.
-fn row_bytes(peer: &Peer) -> usize {
-    let groups = peer.groups.iter();
-    let groups = groups.map(|group| group.name.len() + group.role.as_ref().map_or(0, String::len));
-    let told = [&peer.hostname, &peer.peer_type, &peer.channel, &peer.model];
-    let told = told.into_iter().flatten().map(String::len);
-    let own = peer.display_name.len() + peer.session_id.len() + peer.cwd.len();
-    512 + own + told.sum::<usize>() + groups.map(|bytes| bytes + 64).sum::<usize>()
 }

@@ -2,34 +2,31 @@
 //!
 //! The rules live in sub-states that own their fields: [`Roster`] (who is here), [`Delivery`] (who
 //! gets what when), [`Pipeline`] (what becomes durable), [`Chain`] (audit), [`Facts`] (what others
-//! may change beside us), [`Expiries`] and the limits. This file feeds them and says what follows
-//! a commit; [`activation`](super::activation) starts them, and [`attach`](super::attach),
-//! [`departure`](super::departure), [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
-//! [`query`](super::query) say what each command does.
+//! may change beside us), [`Expiries`] and the limits. This file feeds them, and says what is due as
+//! time passes; [`activation`](super::activation) starts them. [`commands`](super::commands) are what
+//! comes from connections: [`attach`](super::attach), [`departure`](super::departure),
+//! [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
+//! [`query`](super::query) say what each does, [`outcome`](super::outcome) what follows its commit.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use protocol::client::{Request, Verb};
-use protocol::server::Frame;
-use protocol::{Close, MemberId, MeshId};
-use router::link::{Inbound, Verdict};
+use protocol::{MemberId, MeshId};
+use router::link::Inbound;
 use sha2::{Digest, Sha256};
 
 use super::attach::Arrival;
 use super::audit::Chain;
 use super::delivery::{self, Delivery};
 use super::facts::Facts;
-use super::io::{Command, ConnId, Count, Effect, Input, Ms, Now, Numbered, Question, Ticket};
+use super::io::{Command, ConnId, Count, Effect, Input, Ms, Now, Question, Ticket};
 use super::limits::{Buckets, Limits, Seen};
 use super::moderation::Cooldowns;
 use super::pipeline::{Left, Pipeline, Then};
-use super::presence::Change;
 use super::query::Asked;
 use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
-use crate::model::{Duplicate, Envelope, Epoch, LeaseRow, MeshCommit, Outcome, Seq, Write};
+use crate::model::{Envelope, Epoch, LeaseRow, MeshCommit, Seq};
 
 /// How often an owner in doubt asks the fence, though it has nothing to write.
 const DOUBT_MS: Ms = 3_000;
@@ -336,263 +333,10 @@ impl Mesh {
         }
     }
 
-    // --- what edges say --------------------------------------------------------------------
-
-    fn command(&mut self, now: Now, item: &Numbered) {
-        if item.epoch != self.epoch {
-            return;
-        }
-        let inbound = self.inbound.entry(item.conn).or_default();
-        if inbound.accept(item.base, item.number) == Verdict::Fresh {
-            self.execute(now, item.conn, item.number, &item.command);
-        }
-    }
-
-    pub(super) fn execute(&mut self, now: Now, conn: ConnId, number: u64, command: &Arc<Command>) {
-        if let Some(stalled) = self.stalled.get_mut(&conn) {
-            stalled.push_back((number, command.clone()));
-            return;
-        }
-        self.heard(now, conn);
-        match &**command {
-            Command::Attach(attach) => self.arrive(conn, number, attach),
-            Command::Detach { clean } => self.detach(now, conn, Some(number), *clean),
-            Command::Send(send) => self.send(now, conn, number, send, command),
-            Command::ClientAck(ack) => {
-                if let Some(no) = self.roster.of_conn(conn)
-                    && !self.pipeline.is_full(self.limits.capacity)
-                {
-                    let confirms = self.delivery.acked(no, ack, self.tail);
-                    self.settle(confirms);
-                }
-                self.out.push(Effect::Result { conn, number, frame: None });
-            }
-            Command::Request(request) => self.request(now, conn, number, request),
-        }
-    }
-
-    fn request(&mut self, now: Now, conn: ConnId, number: u64, request: &Request) {
-        let mut change = |to: Change<'_>| self.change(conn, number, request.req_id.clone(), &to);
-        match &request.verb {
-            Verb::SetSummary { summary } => change(Change::Summary(summary)),
-            Verb::SetVisible { visible } => change(Change::Visible(*visible)),
-            Verb::SetProfile(profile) => change(Change::Profile(profile)),
-            Verb::SetStats { stats } => change(Change::Stats(stats)),
-            Verb::JoinGroup(group) => change(Change::Join(group)),
-            Verb::LeaveGroup { name } => change(Change::Leave(name)),
-            Verb::SetStatus { status } => self.set_status(now, conn, number, *status),
-            Verb::ListPeers
-            | Verb::MessageStatus { .. }
-            | Verb::ListBans
-            | Verb::AuditQuery { .. }
-            | Verb::AuditVerify => self.query(conn, number, request),
-            Verb::Disconnect(_) | Verb::Kick(_) | Verb::Ban { .. } | Verb::Unban { .. } => {
-                self.moderate(conn, number, request);
-            }
-        }
-    }
-
-    fn heard(&mut self, now: Now, conn: ConnId) {
-        if let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) {
-            lease.heard = now.mono;
-        }
-    }
-
-    fn pong(&mut self, conn: ConnId, nonce: u64) {
-        if let Some(no) = self.roster.of_conn(conn) {
-            let confirms = self.delivery.ponged(no, nonce);
-            self.settle(confirms);
-        }
-    }
-
-    pub(super) fn settle(&mut self, confirms: Vec<crate::model::Confirm>) {
-        if !confirms.is_empty() {
-            let writes = confirms.into_iter().map(Write::Confirm).collect();
-            self.pipeline.push(writes, Then::Settled);
-        }
-    }
-
-    /// A connection ends. The result of its detach comes behind those of all it asked for before:
-    /// until then the edge would ask again, should the mesh change its epoch.
-    fn detach(&mut self, now: Now, conn: ConnId, number: Option<u64>, clean: bool) {
-        let done = |number| Effect::Result { conn, number, frame: None };
-        self.out.extend(self.arrivals.remove(&conn).map(|arrival| done(arrival.number)));
-        match self.roster.of_conn(conn) {
-            Some(no) if clean && self.is_brief(no) => {
-                let reply = number.map(|number| (conn, number, None));
-                self.leave(now, no, Left { reply, ..Left::default() });
-            }
-            Some(no) => self.away(
-                now,
-                no,
-                0,
-                number.map_or(Then::Settled, |number| Then::Done {
-                    conn,
-                    number,
-                    frame: None,
-                    tell: None,
-                }),
-            ),
-            None => self.out.extend(number.map(done)),
-        }
-    }
-
-    // --- what the store says ---------------------------------------------------------------
-
-    fn committed(&mut self, now: Now, outcome: Outcome) {
-        match outcome {
-            Outcome::Committed { purged } => {
-                self.pause = 0;
-                self.chain.settle();
-                if purged > 0 {
-                    self.out.push(Effect::Count(Count::Dropped("banned", purged)));
-                }
-                let durable = self.pipeline.done();
-                self.settled(now, durable);
-            }
-            Outcome::Known(known) => {
-                let mut originals: HashMap<Seq, _> =
-                    known.into_iter().map(|known| (known.seq, known.original)).collect();
-                let taken = self.pipeline.take_out(&originals.keys().copied().collect());
-                for accepted in taken {
-                    let original = originals.remove(&accepted.envelope.seq);
-                    self.accepted(accepted, original);
-                }
-            }
-            Outcome::Fenced => {
-                self.phase = Phase::Superseded;
-                self.out.push(Effect::Superseded);
-            }
-            Outcome::Stopped { committed, at } => {
-                let mut durable = self.pipeline.done();
-                let behind = durable.split_off(committed.min(durable.len()));
-                self.settled(now, durable);
-                if let Some(stopped) = behind.into_iter().next() {
-                    self.refuse_stopped(stopped, at);
-                }
-                // What was not written is worked out again, by those who asked for it.
-                self.reactivate(now);
-            }
-        }
-    }
-
-    fn settled(&mut self, now: Now, thens: Vec<Then>) {
-        for then in thens {
-            match then {
-                Then::Settled => {}
-                Then::Accepted(accepted) => {
-                    self.tail = self.tail.max(accepted.envelope.seq);
-                    self.accepted(*accepted, None);
-                }
-                Then::Attached { no, conn, number, ack } => {
-                    self.attached(now, no, conn, number, *ack);
-                }
-                Then::Done { conn, number, frame, tell } => {
-                    self.out.push(Effect::Result { conn, number, frame });
-                    if let Some((event, no)) = tell {
-                        self.announce(now, event, no);
-                    }
-                }
-                Then::Left(left) => self.gone(now, *left),
-                Then::Refused(refused) => self.out.push(*refused),
-                Then::Said { conn, number, frame } => {
-                    self.out.push(Effect::Result { conn, number, frame: Some(frame) });
-                    self.let_on(now, conn);
-                }
-                Then::Refusal { conn, number, frame } => {
-                    self.out.push(Effect::Refusal { conn, number, frame });
-                }
-            }
-        }
-    }
-
-    /// Departures are durable: the one way in which what a session owned is freed.
-    fn gone(&mut self, now: Now, left: Left) {
-        for no in left.leases {
-            self.left(now, no);
-        }
-        for member in &left.banned {
-            self.delivery.forget_member(member);
-        }
-        if let Some((conn, number, frame)) = left.reply {
-            self.out.push(Effect::Result { conn, number, frame });
-        }
-        for (conn, close) in left.conns {
-            self.out.push(Effect::Close { conn, close });
-        }
-    }
-
-    /// A unit that the store did not write: its data was refused, or its key was known.
-    fn refuse_stopped(&mut self, stopped: Then, at: Option<Duplicate>) {
-        match (stopped, at) {
-            (Then::Accepted(accepted), Some(known)) => {
-                self.accepted(*accepted, Some(known.original));
-            }
-            (Then::Accepted(accepted), None) => {
-                let accepted = *accepted;
-                let text = "invalid: the store refuses this message";
-                self.refuse_send(accepted.conn, accepted.number, accepted.ack_id, "poison", text);
-            }
-            (Then::Attached { conn, number, .. }, _) => {
-                let text = "hello rejected: malformed";
-                self.turn_down(conn, number, "malformed", text, Close::rejected("malformed"));
-            }
-            (Then::Done { conn, number, .. }, _) => {
-                self.out.push(Effect::Result { conn, number, frame: None });
-            }
-            (Then::Left(left), _) => {
-                if let Some((conn, number, _)) = left.reply {
-                    self.out.push(Effect::Result { conn, number, frame: None });
-                }
-            }
-            (Then::Settled | Then::Refused(_) | Then::Said { .. } | Then::Refusal { .. }, _) => {}
-        }
-    }
-
-    // --- small common parts ----------------------------------------------------------------
-
     pub(super) fn ask(&mut self, question: Question, asked: Asked) {
         let ticket = self.delivery.ticket();
         self.asked.insert(ticket, asked);
         self.out.push(Effect::Ask(ticket, question));
-    }
-
-    pub(super) fn reply(&mut self, conn: ConnId, number: u64, frame: Frame) {
-        if self.doubtful {
-            // Were this lost with its commit, what is asked next would be answered behind what is not.
-            self.hold_up(conn);
-            return self.pipeline.push(Vec::new(), Then::Said { conn, number, frame });
-        }
-        self.out.push(Effect::Result { conn, number, frame: Some(frame) });
-    }
-
-    /// A send is refused. What a connection elsewhere asks next waits until its edge has heard: were
-    /// the refusal lost with this owner, and a later message accepted, the next owner would be asked
-    /// for both again, and accept the first behind the second.
-    pub(super) fn reply_refusal(&mut self, conn: ConnId, number: u64, frame: Frame) {
-        if conn.process == self.process {
-            return self.reply(conn, number, frame);
-        }
-        self.hold_up(conn);
-        if self.doubtful {
-            return self.pipeline.push(Vec::new(), Then::Refusal { conn, number, frame });
-        }
-        self.out.push(Effect::Refusal { conn, number, frame });
-    }
-
-    fn hold_up(&mut self, conn: ConnId) {
-        self.stalled.entry(conn).or_default();
-        *self.unsaid.entry(conn).or_default() += 1;
-    }
-
-    /// One answer of those a connection waits behind is where it should be.
-    fn let_on(&mut self, now: Now, conn: ConnId) {
-        let Entry::Occupied(mut unsaid) = self.unsaid.entry(conn) else { return };
-        *unsaid.get_mut() -= 1;
-        if *unsaid.get() == 0 {
-            unsaid.remove();
-            self.go_on(now, conn);
-        }
     }
 
     /// Fresh bits for an id: unpredictable if the activation's were.

@@ -117,6 +117,9 @@ impl Directory {
             tracing::warn!(node.id = %from, "an item cannot be read");
             return;
         };
+        if said.is_partial() {
+            tracing::warn!(node.id = %from, "an item can only be read by a later version");
+        }
         let opens = matches!(said, Item::ToOwner(ToOwner::Announce { .. }));
         let inbox = if opens { Some(self.mesh(&mesh).inbox) } else { self.running(&mesh) };
         if let Some(inbox) = inbox {

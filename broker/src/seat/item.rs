@@ -10,8 +10,12 @@ use protocol::server::Frame;
 use protocol::{MeshId, PresenceId};
 use serde::{Deserialize, Serialize};
 
-use crate::mesh::io::{ConnId, Edge, News, Numbered, ToEdge};
+use crate::mesh::io::{Command, ConnId, Edge, News, Numbered, ToEdge};
 use crate::model::Epoch;
+
+mod husk;
+#[cfg(test)]
+mod tests;
 
 /// Bytes that may wait in either direction of a link. Beyond it the link is given up, and the next
 /// says again what is lacking: envelopes are in the store, and commands in the edge's windows.
@@ -122,6 +126,9 @@ pub enum Up {
         /// Which.
         status: Status,
     },
+    /// What a later version says, and this one cannot read.
+    #[serde(skip)]
+    Unknown,
 }
 
 /// From owner to edge, in order.
@@ -138,9 +145,24 @@ pub enum Down {
         /// What to remember.
         news: News,
     },
+    /// What a later version says, and this one cannot read.
+    #[serde(skip)]
+    Unknown,
 }
 
 impl Item {
+    /// Whether nothing but its place could be read: see [`decode`].
+    pub fn is_partial(&self) -> bool {
+        match self {
+            Self::ToOwner(ToOwner::Up { up: Up::Command(numbered), .. }) => {
+                matches!(*numbered.command, Command::Unknown)
+            }
+            Self::ToOwner(ToOwner::Up { up, .. }) => *up == Up::Unknown,
+            Self::FromOwner(FromOwner::Down { down, .. }) => matches!(down, Down::Unknown),
+            _ => false,
+        }
+    }
+
     /// What a node answers that has no seat for the mesh.
     pub fn unseated(&self) -> Option<Self> {
         match self {
@@ -180,6 +202,7 @@ impl Down {
         match self {
             Self::Reset(_) => 64,
             Self::To(conns, item) => 16 * conns.len() + item.bytes(),
+            Self::Unknown => 0,
             Self::News { events, news } => {
                 let told = events.iter().map(|(conns, item)| 16 * conns.len() + item.bytes());
                 let all = if let News::All(all) = news { all.len() } else { 1 };
@@ -200,10 +223,12 @@ pub fn encode(mesh: &MeshId, item: &Item) -> Option<Vec<u8>> {
     rmp_serde::to_vec_named(&(mesh, item)).ok()
 }
 
-/// Back from [`encode`].
+/// Back from [`encode`]. Of what a later version puts on a stream, its place is read at least, so that
+/// the stream goes on behind it: commands become [`Command::Unknown`], the rest [`Up::Unknown`] and
+/// [`Down::Unknown`].
 ///
 /// # Errors
 /// [`Unreadable`] if it is none.
 pub fn decode(bytes: &[u8]) -> Result<(MeshId, Item), Unreadable> {
-    rmp_serde::from_slice(bytes).map_err(|_| Unreadable)
+    rmp_serde::from_slice(bytes).or_else(|_| husk::decode(bytes)).map_err(|_| Unreadable)
 }

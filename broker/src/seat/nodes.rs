@@ -86,7 +86,7 @@ impl Seat {
             return;
         }
         match relay.hear(now.mono, said) {
-            Heard::Nothing => {}
+            Heard::Nothing | Heard::Down(Down::Unknown) => {}
             Heard::Unknown => self.relay_to(now, from),
             Heard::Elsewhere => {
                 self.claimed = None;

@@ -138,7 +138,7 @@ impl Owner {
                     if let Up::Lost(conn) = &up {
                         link.books.held.remove(conn);
                     }
-                    inputs.push(input(up));
+                    inputs.extend(input(up));
                 }
                 Ok(inputs)
             }
@@ -260,7 +260,7 @@ impl Link {
             Down::News { news, .. } => self.books.remember(news),
             // What was refused under the epoch before is asked again.
             Down::Reset(_) => self.refusals.clear(),
-            Down::To(..) => {}
+            Down::To(..) | Down::Unknown => {}
         }
         let bytes = down.bytes();
         self.broken |= !self.down.is_empty() && self.down.bytes() + bytes > LINK_BYTES;
@@ -340,12 +340,13 @@ pub(super) fn events_for(
     told.filter(|(conns, _)| !conns.is_empty()).collect()
 }
 
-fn input(up: Up) -> Input {
-    match up {
+fn input(up: Up) -> Option<Input> {
+    Some(match up {
         Up::Command(numbered) => Input::Command(numbered),
         Up::Pong { conn, nonce } => Input::Pong { conn, nonce },
         Up::Alive(conn) => Input::Alive(conn),
         Up::Lost(conn) => Input::Lost(conn),
         Up::Hook { presence, status } => Input::Hook { presence, status },
-    }
+        Up::Unknown => return None,
+    })
 }

@@ -139,6 +139,9 @@ impl Seat {
             Effect::Result { conn, number, frame } => {
                 self.tell(vec![conn], ToEdge::Result { number, frame });
             }
+            Effect::Unsupported { conn, number } => {
+                self.tell(vec![conn], ToEdge::Unsupported(number));
+            }
             Effect::Refusal { conn, number, frame } => {
                 owner.tell_refusal(conn, ToEdge::Result { number, frame: Some(frame) });
             }

@@ -94,6 +94,7 @@ listed! {
         Purged,
         ItemLost,
         ItemRepeated,
+        LaterVersion,
         ItemDelayed,
         Frozen,
         RedisBlind,

@@ -152,7 +152,8 @@ impl World {
     /// Published, if Redis is reached.
     pub(super) fn say(&mut self, id: u64, to: &NodeKey, item: Item) {
         let Some(item) = self.forge_said(id, to, item) else { return };
-        let Some(bytes) = item::encode(&MeshId::from(MESH), &item) else { return };
+        let Some(mut bytes) = item::encode(&MeshId::from(MESH), &item) else { return };
+        self.rewrite(&mut bytes);
         self.trace(|| format!("process-{id} says to {to} {item:?}"));
         if !self.reaches_redis(id) || self.processes[&id].cuts.gagged > self.now {
             return;
@@ -183,6 +184,17 @@ impl World {
         *fifo = (*fifo).max(self.now + latency);
         let after = *fifo - self.now;
         self.at(after, carried);
+    }
+
+    /// Somebody's request is one that only a later version knows.
+    fn rewrite(&mut self, bytes: &mut [u8]) {
+        const KNOWN: &[u8] = b"Request";
+        let mut places = bytes.windows(KNOWN.len());
+        if let Some(at) = places.position(|place| place == KNOWN)
+            && self.mishap(Fault::LaterVersion, 200)
+        {
+            bytes[at] = b'?';
+        }
     }
 
     fn mishap(&mut self, fault: Fault, one_in: u64) -> bool {

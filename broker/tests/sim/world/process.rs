@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use broker::mesh::io::{Command, ConnId, Held, Input, Numbered, ToEdge};
+use broker::mesh::io::{Command, ConnId, Held, Input, Now, Numbered, ToEdge};
 use broker::model::{Envelope, Outcome};
-use broker::seat::item::{Down, FromOwner, Item};
-use broker::seat::{Seat, SeatEffect, SeatInput};
+use broker::seat::item::{Down, FromOwner, Item, ToOwner};
+use broker::seat::{Seat, SeatEffect, SeatInput, Sight};
 use protocol::MeshId;
 use protocol::client::{Request, Verb};
 use protocol::server::{Frame, Peer};
@@ -71,13 +71,29 @@ impl World {
             self.trace(|| format!("process-{id} takes {input:?}"));
             let input = self.forge_input(input);
             let sight = self.forge_sight(&sight, &input);
+            let announces =
+                matches!(input, SeatInput::Said(_, Item::ToOwner(ToOwner::Announce { .. })));
             if let Some(process) = self.processes.get_mut(&id) {
                 process.seat.apply(now, &sight, input);
             }
+            // The mesh has spoken, and is judged by what is true just now.
+            if announces {
+                self.carry_all_out(id, now, &sight);
+            }
         }
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.seat.apply(now, &sight, SeatInput::Tick);
+        }
+        self.carry_all_out(id, now, &sight);
+        self.tick_when_due(id);
+        self.look_for_owner();
+        self.check.bounds(self.now, self.processes.get(&id).map(|p| &p.seat));
+        self.rest(id);
+    }
+
+    fn carry_all_out(&mut self, id: u64, now: Now, sight: &Sight) {
         let Some(process) = self.processes.get_mut(&id) else { return };
-        process.seat.apply(now, &sight, SeatInput::Tick);
-        let mut effects = process.seat.drain(now, &sight);
+        let mut effects = process.seat.drain(now, sight);
         let forged = self.forge_effects(id, &mut effects);
         self.judge(id, &mut effects, &forged);
         for effect in effects {
@@ -89,10 +105,6 @@ impl World {
                 self.tell(conn.process, conn, item.clone());
             }
         }
-        self.tick_when_due(id);
-        self.look_for_owner();
-        self.check.bounds(self.now, self.processes.get(&id).map(|p| &p.seat));
-        self.rest(id);
     }
 
     fn tick_when_due(&mut self, id: u64) {
@@ -148,7 +160,7 @@ impl World {
                     let items = match down {
                         Down::To(conns, item) => &[(conns.clone(), item.clone())],
                         Down::News { events, .. } => &events[..],
-                        Down::Reset(_) => &[],
+                        Down::Reset(_) | Down::Unknown => &[],
                     };
                     let items = items.iter().cloned();
                     all.extend(items.map(|(conns, item)| Let { conns, item }));
