@@ -56,6 +56,7 @@ impl Mesh {
         self.revoked.clear();
         self.expiries = Expiries::default();
         self.news.clear();
+        self.unsure.clear();
         self.beat_at = None;
         self.patience = now.mono + ANNOUNCE_MS;
         let mut held = self.newest(edges.iter().flat_map(|edge| edge.held.iter().cloned()));
@@ -92,17 +93,18 @@ impl Mesh {
     }
 
     /// Whom the peers know of is what the edges say they were told. Nobody says so of a command
-    /// that has only just come: it may be gone before it is anybody's news. Should no edge remember
-    /// anything in the end, everybody is taken to be known: see [`all_announced`](Self::all_announced).
+    /// that has only just come: it may be gone before it is anybody's news. Of one that looks like
+    /// that, an heir is unsure until the edges have spoken.
     fn recall_news(&mut self, now: Now, edges: &[Edge], before: Option<Roster>) {
-        self.recalled = before.is_some();
+        let remembers = |edge: &&Edge| !edge.told.is_empty();
+        self.recalling = edges.iter().filter(remembers).map(|edge| edge.process).collect();
+        let again = before.is_some();
         let mut before: HashMap<_, _> = before
             .into_iter()
             .flat_map(Roster::into_leases)
             .map(|lease| (lease.presence.clone(), lease))
             .collect();
         let told: HashSet<_> = edges.iter().flat_map(|e| &e.told).map(|t| &t.presence).collect();
-        self.recalled |= !told.is_empty();
         let leases: Vec<_> = self.roster.iter().map(|(no, _)| no).collect();
         for no in leases {
             let Some(lease) = self.roster.get_mut(no) else { continue };
@@ -113,8 +115,10 @@ impl Mesh {
                 continue;
             }
             lease.announced = false;
-            if self.is_brief(no) {
+            if self.is_brief(no) && again {
                 self.news.insert((now.mono + BRIEF_MS, no));
+            } else if self.is_brief(no) {
+                self.unsure.insert(no);
             } else if let Some(lease) = self.roster.get_mut(no) {
                 lease.announced = true;
             }
@@ -122,24 +126,26 @@ impl Mesh {
     }
 
     /// Every edge there is has said what its peers know.
-    pub(super) fn all_announced(&mut self) {
-        if self.patience == 0 {
-            return;
-        }
+    pub(super) fn all_announced(&mut self, now: Now) {
         self.patience = 0;
-        if self.recalled {
-            return;
+        if self.recalling.is_empty() {
+            return self.assume_known();
         }
-        for (at, no) in std::mem::take(&mut self.news) {
-            let Some(lease) = self.roster.get_mut(no) else { continue };
-            // Who has come since is nobody's news yet.
-            if lease.record.generation.epoch == self.epoch {
-                self.news.insert((at, no));
-                continue;
+        let roster = &self.roster;
+        let unknown = |no: &LeaseNo| roster.get(*no).is_some_and(|lease| !lease.announced);
+        let unknown = self.unsure.extract_if(.., unknown);
+        self.news.extend(unknown.map(|no| (now.mono + BRIEF_MS, no)));
+    }
+
+    /// Who remembers has not spoken in time, or is dead: of two mistakes, it is better to keep quiet
+    /// about a command than to tell peers of somebody they know.
+    pub(super) fn assume_known(&mut self) {
+        for no in &self.unsure {
+            let Some(lease) = self.roster.get_mut(*no) else { continue };
+            if !std::mem::replace(&mut lease.announced, true) {
+                let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
+                self.out.push(Effect::News { process, events, news });
             }
-            lease.announced = true;
-            let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
-            self.out.push(Effect::News { process, events, news });
         }
     }
 
@@ -159,8 +165,9 @@ impl Mesh {
             }
         }
         let draw = self.draw();
-        for (_, lease) in self.roster.iter() {
-            if !lease.announced || told.contains(&lease.presence) {
+        for (no, lease) in self.roster.iter() {
+            let missed = lease.announced && !self.unsure.contains(&no);
+            if !missed || told.contains(&lease.presence) {
                 continue;
             }
             let event = lease.arrival();
@@ -196,7 +203,9 @@ impl Mesh {
             return self.reactivate(now);
         }
         let ours = |conn: &ConnId| conn.process == edge.process;
-        self.recalled |= !edge.told.is_empty();
+        if !edge.told.is_empty() {
+            self.recalling.insert(edge.process);
+        }
         self.forget_unheard(edge.process);
         self.inbound.retain(|conn, _| !ours(conn));
         self.arrivals.retain(|conn, _| !ours(conn));
@@ -235,8 +244,9 @@ impl Mesh {
             self.await_grants();
         }
         for told in &edge.told {
-            if let Some(no) = self.roster.of_presence(&told.presence)
-                && let Some(lease) = self.roster.get_mut(no)
+            let Some(no) = self.roster.of_presence(&told.presence) else { continue };
+            self.unsure.remove(&no);
+            if let Some(lease) = self.roster.get_mut(no)
                 && !std::mem::replace(&mut lease.announced, true)
             {
                 self.news.retain(|(_, other)| *other != no);
@@ -246,14 +256,18 @@ impl Mesh {
         self.tell_missed(now, edge);
     }
 
-    /// The peers of one edge know already.
+    /// The peers of one edge know already. So may those of an edge that remembers nothing: they may
+    /// have come from one that died.
     fn tell_arrival_elsewhere(&mut self, now: Now, no: LeaseNo, process: u64) {
         let Some(lease) = self.roster.get(no) else { return };
         let (event, told) = (lease.arrival(), lease.told());
         let mut events: Vec<_> = self.event(now, event, no).into_iter().collect();
+        let tells =
+            |conn: &ConnId| conn.process != process && self.recalling.contains(&conn.process);
         for (conns, _) in &mut events {
-            conns.retain(|conn| conn.process != process);
+            conns.retain(tells);
         }
+        events.retain(|(conns, _)| !conns.is_empty());
         self.out.push(Effect::News { process: None, events, news: News::Here(told) });
     }
 

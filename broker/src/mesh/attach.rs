@@ -314,7 +314,9 @@ impl Mesh {
             // It has gone, or was displaced, in the meantime.
             self.out.push(Effect::Result { conn, number, frame: None });
         }
-        if self.is_brief(no) {
+        if self.unsure.contains(&no) {
+            // The edges say whether it is news.
+        } else if self.is_brief(no) {
             self.news.retain(|(_, other)| *other != no);
             self.news.insert((now.mono + BRIEF_MS, no));
         } else if newly {

@@ -62,6 +62,7 @@ impl Mesh {
         let announced = self.roster.get(no).is_some_and(|lease| lease.announced);
         let events = self.event(now, "peer_left", no).filter(|_| announced);
         let Some(lease) = self.roster.remove(no) else { return };
+        self.unsure.remove(&no);
         if announced {
             let news = News::Gone(lease.presence.clone());
             let events = events.into_iter().collect();

@@ -79,8 +79,10 @@ pub struct Mesh {
     pub(super) revoked: HashMap<MemberId, Ms>,
     /// Presences that are not announced yet, and when they will be.
     pub(super) news: BTreeSet<(Ms, LeaseNo)>,
-    /// Whether any edge remembers what its peers were told.
-    pub(super) recalled: bool,
+    /// Whom an owner before may have announced: no edge has said so yet.
+    pub(super) unsure: BTreeSet<LeaseNo>,
+    /// The edges, by process, that remember what their peers were told.
+    pub(super) recalling: BTreeSet<u64>,
     pub(super) arrivals: BTreeMap<ConnId, Arrival>,
     /// Attaches that wait for a lease of the same key to have left.
     pub(super) late: BTreeMap<LeaseNo, Vec<ConnId>>,
@@ -126,7 +128,8 @@ impl Mesh {
             cooldowns: Cooldowns::default(),
             revoked: HashMap::new(),
             news: BTreeSet::new(),
-            recalled: false,
+            unsure: BTreeSet::new(),
+            recalling: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             late: BTreeMap::new(),
             asked: HashMap::new(),
@@ -188,7 +191,10 @@ impl Mesh {
                 let graces = self.roster.deadline().map(|at| at.max(self.patience));
                 let statuses = self.expiries.deadline();
                 let asks = self.doubtful.then_some(self.asked_fence + DOUBT_MS);
-                let rules = [graces, statuses, news, self.delivery.deadline(), self.beat_at, asks];
+                let recalls =
+                    (self.patience > 0 && !self.unsure.is_empty()).then_some(self.patience);
+                let rules =
+                    [recalls, graces, statuses, news, self.delivery.deadline(), self.beat_at, asks];
                 rules.into_iter().flatten().min()
             }
             _ => None,
@@ -226,7 +232,7 @@ impl Mesh {
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
             Input::Announced(edge) => self.announced(now, &edge),
             Input::Heard(conn) => self.let_on(now, conn),
-            Input::AllAnnounced => self.all_announced(),
+            Input::AllAnnounced => self.all_announced(now),
             Input::Committed(outcome) => self.committed(now, outcome),
             Input::CommitUnknown => self.reactivate(now),
             Input::Answer(ticket, answer) => self.answered(now, ticket, answer),
@@ -300,6 +306,10 @@ impl Mesh {
         match self.phase {
             Phase::Pausing { until } if until <= now.mono => self.activate(),
             Phase::Active => {
+                if self.patience > 0 && self.patience <= now.mono {
+                    self.patience = 0;
+                    self.assume_known();
+                }
                 while let Some(no) =
                     self.roster.over(now.mono).filter(|_| self.patience <= now.mono)
                 {

@@ -8,10 +8,10 @@ use protocol::server::Frame;
 use super::io::{
     Answer, Attach, Command, ConnId, Edge, Effect, Held, Input, Now, Numbered, Question, SessionKey,
 };
-use super::{Limits, Mesh, StatusLimits};
+use super::{ANNOUNCE_MS, Limits, Mesh, StatusLimits};
 use crate::model::{
     Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Lane, Member, MeshCommit,
-    Moderation, Outcome, QueueId, Recipient, Seq, Write,
+    Moderation, Outcome, QueueId, Recipient, Seq, StoredLease, Write,
 };
 
 const LIMITS: Limits = Limits {
@@ -169,6 +169,12 @@ impl Scene {
         })
     }
 
+    /// The leases, as a store gives them to the next owner.
+    fn stored(&self) -> Vec<StoredLease> {
+        let rows = self.mesh.roster.iter().map(|(_, lease)| lease.row());
+        rows.map(|row| StoredLease { row, away_ms: 0 }).collect()
+    }
+
     fn results(&mut self) -> Vec<u64> {
         self.take(|effect| match effect {
             Effect::Result { number, .. } => Some(*number),
@@ -179,6 +185,19 @@ impl Scene {
     fn leave(&mut self) {
         self.now += 90_001;
         self.input(Input::Tick);
+    }
+}
+
+/// A hello of a command that may be gone at once.
+fn passing(who: &str) -> Attach {
+    let (session_id, channel) = ("command".to_owned(), Some("claude-code".to_owned()));
+    Attach {
+        pubkey: who.into(),
+        member: None,
+        session: SessionKey::Claimed("key".into()),
+        profile: Profile { session_id, channel, ..Profile::default() },
+        signature: "signature".into(),
+        said_at: 0,
     }
 }
 
@@ -248,7 +267,7 @@ fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
     let held = scene.attached();
     let row = scene.mesh.roster.iter().map(|(_, lease)| lease.row()).next().unwrap();
     scene.input(Input::CommitUnknown);
-    let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
+    let leases = vec![StoredLease { row, away_ms: 0 }];
     let held = vec![held[1].clone(), held[0].clone()];
     scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
     assert!(scene.mesh.roster.of_conn(conn(2)).is_some());
@@ -258,19 +277,9 @@ fn the_newest_line_keeps_its_presence_into_the_next_epoch() {
 fn a_command_that_is_gone_at_once_is_nobodys_news_in_a_new_epoch_either() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
-    let (session_id, channel) = ("command".to_owned(), Some("claude-code".to_owned()));
-    let attach = Attach {
-        pubkey: "ben".into(),
-        member: None,
-        session: SessionKey::Claimed("key".into()),
-        profile: Profile { session_id, channel, ..Profile::default() },
-        signature: "signature".into(),
-        said_at: 0,
-    };
-    scene.greet_with(2, attach);
+    scene.greet_with(2, passing("ben"));
     let held = scene.attached();
-    let rows = scene.mesh.roster.iter().map(|(_, lease)| lease.row());
-    let leases = rows.map(|row| crate::model::StoredLease { row, away_ms: 0 }).collect();
+    let leases = scene.stored();
     scene.input(Input::CommitUnknown);
     scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
     scene.command(2, Command::Detach { clean: true });
@@ -280,6 +289,33 @@ fn a_command_that_is_gone_at_once_is_nobodys_news_in_a_new_epoch_either() {
     assert!(told.is_empty());
 }
 
+/// An owner has died, and whoever was connected there comes to the heir, which remembers nothing.
+#[test]
+fn whom_any_edge_knows_is_not_announced_to_those_whose_edge_has_died() {
+    let mut first = Scene::new();
+    first.greet(1, "ana");
+    first.greet_with(100, passing("ben"));
+    let (held, leases) = (first.attached(), first.stored());
+    let told: Vec<_> = first.mesh.roster.iter().map(|(_, lease)| lease.told()).collect();
+
+    let mut heir = Scene::new();
+    heir.input(Input::CommitUnknown);
+    let activation = Activation { epoch: 9, leases, ..Activation::default() };
+    heir.activate(activation, Vec::new());
+    heir.greet(2, "ana");
+    let held = held.into_iter().filter(|held| held.conn == conn(100)).collect();
+    heir.input(Input::Announced(Edge { process: HERE + 1, held, told }));
+    heir.input(Input::AllAnnounced);
+    heir.now += ANNOUNCE_MS;
+    heir.input(Input::Tick);
+    let told = heir.take(|effect| match effect {
+        Effect::News { events, .. } if !events.is_empty() => Some(events.clone()),
+        _ => None,
+    });
+    assert!(told.is_empty(), "{told:?}");
+    assert!(heir.mesh.roster.iter().all(|(_, lease)| lease.announced));
+}
+
 #[test]
 fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
     let mut scene = Scene::new();
@@ -287,7 +323,7 @@ fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
     let held = scene.attached();
     let row = scene.mesh.roster.iter().map(|(_, lease)| lease.row()).next().unwrap();
     scene.input(Input::CommitUnknown);
-    let leases = vec![crate::model::StoredLease { row, away_ms: 0 }];
+    let leases = vec![StoredLease { row, away_ms: 0 }];
     let queue = QueueId { recipient: Recipient::Member("ana".into()), lane: Lane::Normal };
     let activation =
         Activation { epoch: 2, leases, queues: vec![(queue, 1)], ..Activation::default() };
