@@ -200,4 +200,5 @@ listed! {
 }
 
 /// Mistakes that need a scene of their own: chance brings about none of it often enough.
-pub(crate) const STAGED: [Planted; 2] = [Planted::ExpiredUnannounced, Planted::EpochReset];
+pub(crate) const STAGED: [Planted; 3] =
+    [Planted::ExpiredUnannounced, Planted::EpochReset, Planted::OldIncarnation];

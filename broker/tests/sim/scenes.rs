@@ -2,7 +2,7 @@
 
 use crate::check;
 use crate::client::Kind;
-use crate::faults::Planted;
+use crate::faults::{Fault, Planted};
 use crate::rng::Rng;
 use crate::world::{Mode, World};
 
@@ -204,5 +204,41 @@ fn a_lease_that_does_not_wait_is_caught() {
     let staged = Some(Planted::ExpiredUnannounced);
     let caught = (0..TAKES).find_map(|seed| back_unannounced(seed, staged).err());
     println!("ExpiredUnannounced: {caught:?}");
+    assert!(caught.is_some());
+}
+
+/// P6: what a process said arrives when another bears its name, and is nobody's word any more: an
+/// owner that took it for the heir's would begin one epoch after the other.
+fn haunted(seed: u64, planted: Option<Planted>) -> Result<(), String> {
+    let mut world = stage(seed, planted);
+    talk(&mut world, 3);
+    let Some(subject) = bystander(&world) else { return Ok(()) };
+    let socket = world.clients[subject].socket.ok_or("it has gone")?;
+    let edge = world.sockets[&socket].process;
+    // A message that the store refuses takes an epoch, too.
+    let poisoned = |world: &World| world.coverage.get(&Fault::PoisonRow).map_or(0, |n| *n as u64);
+    let (epoch, poison) = (world.store.now.epoch, poisoned(&world));
+    world.crash(edge);
+    for _ in 0..10 {
+        let until = world.now + 1_000;
+        world.run_until(until);
+        talk(&mut world, 1);
+    }
+    let raised = (world.store.now.epoch - epoch).saturating_sub(poisoned(&world) - poison);
+    end(world)?;
+    // What was under way may take one.
+    if raised > 1 { Err(format!("{raised} epochs, and nobody touched the owner")) } else { Ok(()) }
+}
+
+#[test]
+fn the_name_of_a_dead_process_is_borne_undisturbed() {
+    every_take(|seed| haunted(seed, None));
+}
+
+#[test]
+fn an_old_incarnation_that_is_heard_is_caught() {
+    let staged = Some(Planted::OldIncarnation);
+    let caught = (0..TAKES).find_map(|seed| haunted(seed, staged).err());
+    println!("OldIncarnation: {caught:?}");
     assert!(caught.is_some());
 }

@@ -12,7 +12,7 @@ use crate::faults::Planted;
 use crate::world::{self, Event, World};
 
 /// So much that was said lingers.
-const LINGERING: usize = 200;
+const LINGERING: usize = 2_000;
 
 /// What the mistakes remember of links.
 #[derive(Default)]
