@@ -216,7 +216,7 @@ fn haunted(seed: u64, planted: Option<Planted>) -> Result<(), String> {
     let socket = world.clients[subject].socket.ok_or("it has gone")?;
     let edge = world.sockets[&socket].process;
     // A message that the store refuses takes an epoch, too.
-    let poisoned = |world: &World| world.coverage.get(&Fault::PoisonRow).map_or(0, |n| *n as u64);
+    let poisoned = |world: &World| world.coverage.get(&Fault::PoisonRow).map_or(0, |n| *n);
     let (epoch, poison) = (world.store.now.epoch, poisoned(&world));
     world.crash(edge);
     for _ in 0..10 {
