@@ -377,6 +377,8 @@ fn limits(config: &Config) -> Limits {
             working_ms: millis(config.status_ttl),
         },
         kick_cooldown_ms: millis(config.kick_cooldown),
+        member_sessions: config.max_sessions_per_member,
+        hello_rate: config.hello_rate_per_minute,
     }
 }
 

@@ -51,6 +51,10 @@ pub struct Config {
     pub broker_ws_url: Arc<str>,
     /// Live connections one mesh may have.
     pub max_connections_per_mesh: usize,
+    /// Presences one member may have in a mesh where there are others.
+    pub max_sessions_per_member: usize,
+    /// Hellos per minute and member; 0 is no limit.
+    pub hello_rate_per_minute: u32,
     /// The largest `send`: ciphertext, nonce and target together.
     pub max_message_bytes: usize,
     /// The largest WebSocket frame of any verb.
@@ -150,6 +154,8 @@ impl Config {
             broker_port: 0,
             broker_ws_url: "".into(),
             max_connections_per_mesh: 0,
+            max_sessions_per_member: 0,
+            hello_rate_per_minute: 0,
             max_message_bytes: 0,
             max_frame_bytes: 0,
             send_rate_per_minute: 0,

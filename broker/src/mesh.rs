@@ -8,6 +8,7 @@ mod activation;
 mod attach;
 mod audit;
 mod carried;
+mod claims;
 mod commands;
 mod delivery;
 mod departure;
@@ -35,7 +36,7 @@ mod targets;
 mod tests;
 
 pub use activation::ANNOUNCE_MS;
-pub use attach::BRIEF_MS;
+pub use attach::SHORT_LIVED_MS;
 pub(crate) use audit::Verifier;
 pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use facts::FRESH_MS;

@@ -13,6 +13,8 @@ mod people;
 pub mod postgres;
 pub mod sqlite;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use protocol::{MemberId, MeshId};
 
@@ -130,6 +132,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// What members let others do: of those that restrict anybody.
     async fn grants(&self, mesh: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError>;
+
+    /// Of these session keys, those that are a member's own or that somebody has proven; removed members
+    /// included.
+    async fn taken_keys(
+        &self,
+        mesh: &MeshId,
+        keys: &[Arc<str>],
+    ) -> Result<Vec<Arc<str>>, StoreError>;
 
     /// The living topic of this id, else of this name.
     async fn topic(&self, mesh: &MeshId, spec: &str) -> Result<Option<Topic>, StoreError>;

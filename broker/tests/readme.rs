@@ -13,7 +13,7 @@ use std::fmt::Write;
 use broker::edge;
 use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
 use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
-use broker::mesh::{self, BRIEF_MS, CONTEST_MS, CONTEST_TIMES, FRESH_MS, MESH_BYTES};
+use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, FRESH_MS, MESH_BYTES, SHORT_LIVED_MS};
 use broker::mesh::{ANNOUNCE_MS, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
 use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
 use broker::seat::LINK_BYTES;
@@ -47,7 +47,8 @@ fn time(ms: u64) -> String {
             days => format!("{days} days"),
         },
         ms if ms.is_multiple_of(60_000) => format!("{} min", ms / 60_000),
-        ms => format!("{} s", ms / 1000),
+        ms if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+        ms => format!("{ms} ms"),
     }
 }
 
@@ -111,8 +112,8 @@ fn of_a_queue() -> Vec<Row> {
             "refused as `queue_full`; in a broadcast, left out",
         ),
         (
-            "A command that comes and goes unseen",
-            format!("within {}", time(BRIEF_MS)),
+            "A short-lived session that is not announced",
+            format!("within {}", time(SHORT_LIVED_MS)),
             "it is announced like other peers",
         ),
         (
@@ -150,7 +151,8 @@ fn of_a_node() -> Vec<Row> {
         (
             "Takeovers of one presence",
             format!("{CONTEST_TIMES} in {}", time(CONTEST_MS)),
-            "the two are kept apart as two presences",
+            "without a proven key a second presence, never a third; with one the newest wins, and the \
+             conflict is logged and counted",
         ),
         ("Messages of one mesh in memory", bytes(MESH_BYTES), "read back from the store when due"),
         (

@@ -8,7 +8,6 @@ use router::membership::State;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::clock::wall_ms;
 use crate::cluster::Nodes;
 use crate::edge::{Edge, Leave};
 use crate::model::ENVELOPE_TTL_MS;
@@ -46,6 +45,9 @@ pub(super) async fn canary(edge: Arc<Edge>, store: Arc<dyn Store>, nodes: Option
             }
         }
         was_up = up;
+        if up && let Ok(micros) = store.clock().await {
+            edge.clock.follow(i64::try_from(micros / 1_000).unwrap_or(i64::MAX));
+        }
         edge.readiness.set_store_up(up);
         edge.metrics.set_db_healthy(up);
         failed_since = if up { None } else { failed_since.or(Some(asked)) };
@@ -72,7 +74,7 @@ pub(super) async fn retain(edge: Arc<Edge>, store: Arc<dyn Store>) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        match store.retain(wall_ms() - ENVELOPE_TTL_MS).await {
+        match store.retain(edge.clock.now().wall - ENVELOPE_TTL_MS).await {
             Ok(removed) => {
                 let expired = crate::telemetry::labels::MessageDropped::Expired;
                 edge.metrics.messages_dropped(expired, removed.unconfirmed);

@@ -17,7 +17,6 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Edge, address};
-use crate::clock::wall_ms;
 use crate::mesh::Hook;
 use crate::model::{Joined, Joining};
 
@@ -111,7 +110,7 @@ async fn become_member(edge: &Edge, peer: SocketAddr, headers: &HeaderMap, body:
         return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "rate limited"));
     }
     let fields = object(edge, body).await?;
-    let joining = joining(&fields)?;
+    let joining = joining(&fields, edge.clock.now().wall)?;
     match edge.meshes.join(&joining).await.map_err(|error| unavailable(&error))? {
         Joined::New(member) => Ok(Json(json!({ "ok": true, "memberId": member }))),
         Joined::Already(member) => {
@@ -122,7 +121,7 @@ async fn become_member(edge: &Edge, peer: SocketAddr, headers: &HeaderMap, body:
 }
 
 /// The invite is what its token says; a payload beside it must say the same.
-fn joining(fields: &Map<String, Value>) -> Result<Joining, Refused> {
+fn joining(fields: &Map<String, Value>, now: i64) -> Result<Joining, Refused> {
     let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
     let token = text("invite_token");
     let invite = Invite::from_token(token).ok_or_else(|| bad("invite_bad_signature"))?;
@@ -155,7 +154,7 @@ fn joining(fields: &Map<String, Value>) -> Result<Joining, Refused> {
         member: MemberId::from(id::row_id(u128::from_le_bytes(entropy))),
         pubkey,
         display_name: name.to_owned(),
-        now: wall_ms(),
+        now,
     })
 }
 

@@ -15,7 +15,7 @@ use router::link::Window;
 
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
-use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ToEdge};
+use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, ToEdge};
 use crate::model::{Envelope, Epoch};
 
 /// How often a peer is pinged.
@@ -232,7 +232,7 @@ impl Session {
             Phase::Greeting { .. } => self.phase = Phase::Done,
             _ => {
                 self.phase = Phase::Closing;
-                self.push(now, Command::Detach { clean });
+                self.push(now, Command::Detach { clean, next: None });
             }
         }
     }
@@ -246,13 +246,17 @@ impl Session {
     }
 
     fn hello(&mut self, now: Now, mesh: MeshId, checked: Result<Attach, Rejection>) {
-        let attach = match checked {
+        let mut attach = match checked {
             Ok(attach) => Box::new(attach),
             Err(rejection) => return self.reject(now, &rejection),
         };
+        let (process, mono, wall) = (self.conn.process, now.mono, now.wall);
+        attach.read_at = ReadAt { process, mono, wall };
         if matches!(self.phase, Phase::Attached) {
+            let stays = self.mesh.as_ref() == Some(&mesh);
+            let next = if stays { attach.presence_keys() } else { Vec::new() };
             self.phase = Phase::Switching(mesh, attach);
-            self.push(now, Command::Detach { clean: false });
+            self.push(now, Command::Detach { clean: false, next: Some(next) });
         } else {
             self.take_up(now, mesh, attach);
         }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use protocol::client::Status;
 use protocol::{PresenceId, close};
 
-use super::attach::BRIEF_MS;
+use super::attach::SHORT_LIVED_MS;
 use super::audit::Chain;
 use super::delivery::Delivery;
 use super::events;
 use super::facts::{Fact, Facts};
-use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now, Question};
+use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now};
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
 use super::roster::{Hold, Lease, LeaseNo, Record, Roster};
@@ -89,7 +89,8 @@ impl Mesh {
             return;
         }
         self.facts.await_grants();
-        self.ask(Question::Grants, Asked::Fact(Fact::Grants));
+        let question = self.grants_question();
+        self.ask(question, Asked::Fact(Fact::Grants));
     }
 
     /// Whom the peers know of is what the edges say they were told. Nobody says so of a command
@@ -114,13 +115,14 @@ impl Mesh {
             if told.contains(&lease.presence) {
                 continue;
             }
-            lease.announced = false;
-            if self.is_brief(no) && again {
-                self.news.insert((now.mono + BRIEF_MS, no));
-            } else if self.is_brief(no) {
+            self.set_announced(no, false);
+            let short_lived = self.roster.get(no).is_some_and(Lease::is_short_lived);
+            if short_lived && again {
+                self.news.insert((now.mono + SHORT_LIVED_MS, no));
+            } else if short_lived {
                 self.unsure.insert(no);
-            } else if let Some(lease) = self.roster.get_mut(no) {
-                lease.announced = true;
+            } else {
+                self.set_announced(no, true);
             }
         }
     }
@@ -134,15 +136,16 @@ impl Mesh {
         let roster = &self.roster;
         let unknown = |no: &LeaseNo| roster.get(*no).is_some_and(|lease| !lease.announced);
         let unknown = self.unsure.extract_if(.., unknown);
-        self.news.extend(unknown.map(|no| (now.mono + BRIEF_MS, no)));
+        self.news.extend(unknown.map(|no| (now.mono + SHORT_LIVED_MS, no)));
     }
 
     /// Who remembers has not spoken in time, or is dead: of two mistakes, it is better to keep quiet
     /// about a command than to tell peers of somebody they know.
     pub(super) fn assume_known(&mut self) {
-        for no in &self.unsure {
-            let Some(lease) = self.roster.get_mut(*no) else { continue };
-            if !std::mem::replace(&mut lease.announced, true) {
+        for no in self.unsure.clone() {
+            if !self.set_announced(no, true)
+                && let Some(lease) = self.roster.get(no)
+            {
                 let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
                 self.out.push(Effect::News { process, events, news });
             }
@@ -246,9 +249,7 @@ impl Mesh {
         for told in &edge.told {
             let Some(no) = self.roster.of_presence(&told.presence) else { continue };
             self.unsure.remove(&no);
-            if let Some(lease) = self.roster.get_mut(no)
-                && !std::mem::replace(&mut lease.announced, true)
-            {
+            if !self.set_announced(no, true) {
                 self.news.retain(|(_, other)| *other != no);
                 self.tell_arrival_elsewhere(now, no, edge.process);
             }
@@ -276,6 +277,10 @@ impl Mesh {
         self.roster.hold(no, Hold::Online { conn, answered: true });
         if let Some(lease) = self.roster.get_mut(no) {
             lease.heard = now.mono;
+            let short_lived = lease.is_short_lived() && !self.unsure.contains(&no);
+            if short_lived && !self.news.iter().any(|(_, other)| *other == no) {
+                self.news.insert((now.mono + SHORT_LIVED_MS, no));
+            }
         }
         match before {
             Hold::Online { conn: old, .. } if old != conn => {
@@ -308,6 +313,8 @@ impl Mesh {
         let held = self.roster.iter().filter(|(_, lease)| lease.conn().is_some_and(|c| theirs(&c)));
         let held: Vec<_> = held.map(|(no, _)| no).collect();
         for no in held {
+            // The process may only be thought lost: what is held there may be held again.
+            self.news.retain(|(_, other)| *other != no);
             self.away(now, no, ago_ms, Then::Settled);
         }
     }

@@ -10,22 +10,19 @@ use protocol::{Close, close, id};
 use super::audit;
 use super::delivery::Rank;
 use super::hello::{self, check, hello_ack, record, recorded_key, restored, revoked};
-use super::io::{Attach, ConnId, Count, Effect, Generation, Held, Ms, News, Now, Question};
+use super::io::{
+    Attach, ConnId, Count, Effect, Generation, Held, Ms, News, Now, Question, SessionKey,
+};
 use super::pipeline::{Left, Then};
 use super::query::{Asked, NoAnswer};
-use super::roster::{Found, Hold, Lease, LeaseNo, presence_key};
+use super::roster::{Found, Hold, Lease, LeaseNo};
 use super::state::Mesh;
 use super::status::Source;
 use crate::model::{Claim, Identity, Member, Place, Write};
 
-/// A one-shot command that says goodbye sooner is nobody's news, and holds no place: in
-/// milliseconds after its hello.
-pub const BRIEF_MS: Ms = 2_000;
-/// A hello waits for its owner for 8 s, or as long as its edge stands still. What is much older
-/// comes from another clock.
-const WAITED_MS: i64 = 60_000;
-/// The channel of one-shot commands.
-const BRIEF_CHANNEL: &str = "claude-code";
+/// A short-lived session is announced if it stays for so long, in milliseconds. The probe with which
+/// clients look whether the broker is there stays for 2,000.
+pub const SHORT_LIVED_MS: Ms = 3_500;
 
 /// A hello on its way in.
 #[derive(Debug)]
@@ -38,7 +35,13 @@ pub(crate) struct Arrival {
 
 impl Mesh {
     /// Who is it? The store knows, and is asked each time: members are added and removed beside us.
-    pub(super) fn arrive(&mut self, conn: ConnId, number: u64, attach: &Attach) {
+    pub(super) fn arrive(&mut self, now: Now, conn: ConnId, number: u64, attach: &Attach) {
+        if !self.hellos.take(&attach.pubkey, now.mono) {
+            let rate = self.limits.hello_rate;
+            let text = format!("this member may say {rate} hellos a minute, try later");
+            let close = Close::rejected("rate_limit");
+            return self.turn_down(conn, number, "rate_limit", &text, close);
+        }
         let attach = attach.clone();
         self.arrivals.insert(conn, Arrival { conn, number, attach, identity: None });
         self.identify(conn);
@@ -54,6 +57,7 @@ impl Mesh {
                 cwd: attach.profile.cwd.clone(),
                 pid: attach.profile.pid,
             }),
+            hello: Some(hello::hello_digest(&attach.signature)),
         };
         self.ask(Question::Identity(claim), Asked::Identity(conn));
     }
@@ -121,7 +125,8 @@ impl Mesh {
             Ok(member) => member,
             Err(no) => return self.turn_down(conn, number, no.code, &no.message, no.close),
         };
-        let key = presence_key(&arrival.attach);
+        self.check_claim(&mut arrival.attach, &member);
+        let key = arrival.attach.presence_key();
         if self.cooldowns.holds(&key, now.mono) {
             let text = "this session was kicked; it may come back later";
             return self.turn_down(conn, number, "kicked", text, close::KICKED);
@@ -144,31 +149,45 @@ impl Mesh {
             // The key was invited anew: who it was has left.
             return self.give_way(now, no, arrival);
         }
-        let full = self.roster.len() >= self.limits.capacity;
+        let full = self.no_room_for(&member, &identity);
         let found = match found {
             // No room to be kept apart: whoever has a lease may always come back to it.
-            Found::Contested(no) if full => Found::Lease(no),
+            Found::Contested(no) if full.is_some() => Found::Lease(no),
             other => other,
         };
-        if full && !matches!(found, Found::Lease(_)) {
-            let text = "mesh at connection capacity";
+        if let Some(text) = full.filter(|_| !matches!(found, Found::Lease(_))) {
             let close = Close::rejected("capacity");
             return self.turn_down(conn, number, "capacity", text, close);
         }
-        if !self.seen.admit(&arrival.attach.signature, conn, now.mono) {
+        let elsewhere = |seen_by: &String| *seen_by != conn.to_string();
+        if identity.seen_by.as_ref().is_some_and(elsewhere)
+            || !self.seen.admit(&arrival.attach.signature, conn, now.mono)
+        {
             let close = Close::rejected("replayed");
             return self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
+        }
+        self.end_claims(now, &arrival.attach.pubkey);
+        if let SessionKey::Proven(key) = &arrival.attach.session {
+            self.end_claims(now, key);
         }
         self.facts.learn_member(&member.id, &member.grants);
         match found {
             Found::Lease(no) => self.reattach(now, no, conn, number, &arrival.attach, &identity),
-            Found::Nobody => {
-                self.join(now, conn, number, (&arrival.attach, key, false), &member, &identity);
-            }
-            Found::Contested(_) | Found::Leaving(_) => {
-                self.join(now, conn, number, (&arrival.attach, key, true), &member, &identity);
+            Found::Nobody | Found::Contested(_) | Found::Leaving(_) => {
+                self.join(now, conn, number, (&arrival.attach, key), &member, &identity);
             }
         }
+    }
+
+    /// Why a presence more does not fit, if it does not: a member leaves room for others, if there
+    /// are any.
+    fn no_room_for(&self, member: &Member, identity: &Identity) -> Option<&'static str> {
+        if self.roster.len() >= self.limits.capacity {
+            return Some("mesh at connection capacity");
+        }
+        let own = self.delivery.outlets_of(&member.id);
+        let crowd = own >= self.limits.member_sessions && !identity.alone;
+        crowd.then_some("this member has as many sessions as it may in this mesh")
     }
 
     /// Whether the session has said hello since, and was answered: it has given up the connection on
@@ -176,8 +195,7 @@ impl Mesh {
     /// edge may not have announced itself yet.
     fn is_overtaken(&self, no: LeaseNo, conn: ConnId, attach: &Attach) -> bool {
         self.roster.get(no).is_some_and(|lease| {
-            let later = lease.record.said_at.saturating_sub(attach.said_at);
-            lease.conn() != Some(conn) && (1..=WAITED_MS).contains(&later)
+            lease.conn() != Some(conn) && lease.record.read_at.is_after(&attach.read_at)
         })
     }
 
@@ -201,12 +219,12 @@ impl Mesh {
         now: Now,
         conn: ConnId,
         number: u64,
-        (attach, key, twin): (&Attach, String, bool),
+        (attach, key): (&Attach, String),
         member: &Member,
         identity: &Identity,
     ) {
         let generation = self.next_generation();
-        let mut record = record(attach, key, twin, member, generation, now.wall);
+        let mut record = record(attach, key, member, generation, now.wall);
         let saved = identity.saved.clone().filter(|_| !record.proven);
         if let Some(saved) = &saved {
             record.restore(saved, attach.profile.groups.as_ref().is_some_and(|g| !g.is_empty()));
@@ -225,7 +243,8 @@ impl Mesh {
         let Some(lease) = self.roster.get(no) else { return };
         let payload = hello::joined_payload(lease);
         let row = audit::entry("peer_joined", &lease.sender, &payload, now.wall);
-        let mut writes = vec![Write::SaveLease(lease.row()), Write::Audit(row)];
+        let seen = hello::seen_hello(conn, attach);
+        let mut writes = vec![Write::SaveLease(lease.row()), Write::Audit(row), seen];
         writes.extend(recorded_key(&lease.record));
         writes.extend(identity.pending.as_ref().map(|pending| Write::UsePending(pending.id)));
         let mut ack = hello_ack(lease, Some(member), identity);
@@ -250,7 +269,9 @@ impl Mesh {
         if let Some(Hold::Online { conn: old, .. }) = before
             && old != conn
         {
-            lease.note_replaced(now.mono);
+            if lease.note_replaced(now.mono) && lease.record.proven {
+                self.out.push(Effect::Count(Count::Conflict));
+            }
             self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
         }
         lease.refresh(attach, generation);
@@ -258,7 +279,7 @@ impl Mesh {
         if let Some(member) = &identity.member {
             lease.record.moderator = member.may_moderate();
         }
-        let mut writes = vec![Write::SaveLease(lease.row())];
+        let mut writes = vec![Write::SaveLease(lease.row()), hello::seen_hello(conn, attach)];
         writes.extend(recorded_key(&lease.record));
         // The reference leaves the profile out of a session's reattach; clients take either.
         let member = identity.member.as_ref().filter(|_| !lease.record.proven || !lease.greeted);
@@ -273,8 +294,7 @@ impl Mesh {
     pub(super) fn admit(&mut self, lease: Lease) -> LeaseNo {
         let own = lease.own();
         let member = lease.record.member.clone();
-        let unproven = !lease.record.proven;
-        let rank = Rank { unproven, one_shot: unproven && lease.record.session_pubkey.is_some() };
+        let rank = Rank { unproven: !lease.record.proven, short_lived: lease.is_short_lived() };
         let no = self.roster.insert(lease);
         self.delivery.open(no, own, member, rank);
         no
@@ -316,26 +336,38 @@ impl Mesh {
         }
         if self.unsure.contains(&no) {
             // The edges say whether it is news.
-        } else if self.is_brief(no) {
+        } else if self.roster.get(no).is_some_and(Lease::is_short_lived) {
             self.news.retain(|(_, other)| *other != no);
-            self.news.insert((now.mono + BRIEF_MS, no));
+            self.news.insert((now.mono + SHORT_LIVED_MS, no));
         } else if newly {
             self.announce_arrival(now, no);
         }
     }
 
-    /// Whether it may yet turn out to be a command that comes and goes.
-    pub(super) fn is_brief(&self, no: LeaseNo) -> bool {
-        self.roster.get(no).is_some_and(|lease| {
-            let channel = lease.record.channel.as_deref();
-            !lease.announced && lease.is_one_shot() && channel == Some(BRIEF_CHANNEL)
-        })
+    /// A short-lived session has stayed: then it is like any other. Or its connection was lost
+    /// meanwhile: then nobody needs to hear of it. Of one that an owner before let in, peers that are
+    /// not here now may know: it keeps its grace.
+    pub(super) fn short_lived_due(&mut self, now: Now, no: LeaseNo) {
+        let Some(lease) = self.roster.get(no) else { return };
+        let here_since_this_epoch = lease.record.generation.epoch == self.epoch;
+        match lease.hold {
+            Hold::Away { .. } if here_since_this_epoch => self.leave(now, no, Left::default()),
+            Hold::Online { .. } | Hold::Away { .. } => self.announce_arrival(now, no),
+            Hold::Leaving => {}
+        }
     }
 
     pub(super) fn announce_arrival(&mut self, now: Now, no: LeaseNo) {
-        let Some(lease) = self.roster.get_mut(no) else { return };
-        lease.announced = true;
+        self.set_announced(no, true);
         self.tell_arrival(now, no);
+    }
+
+    /// Whether the others know of it. Answers whether they did before.
+    pub(super) fn set_announced(&mut self, no: LeaseNo, announced: bool) -> bool {
+        let Some(lease) = self.roster.get_mut(no) else { return announced };
+        let before = std::mem::replace(&mut lease.announced, announced);
+        self.delivery.set_short_lived(no, lease.is_short_lived());
+        before
     }
 
     pub(super) fn tell_arrival(&mut self, now: Now, no: LeaseNo) {

@@ -10,6 +10,7 @@ use router::link::Verdict;
 use super::io::{Command, ConnId, Effect, Now, Numbered};
 use super::pipeline::{Left, Then};
 use super::presence::Change;
+use super::roster::LeaseNo;
 use super::state::Mesh;
 use crate::model::{Confirm, Write};
 
@@ -31,8 +32,10 @@ impl Mesh {
         }
         self.heard(now, conn);
         match &**command {
-            Command::Attach(attach) => self.arrive(conn, number, attach),
-            Command::Detach { clean } => self.detach(now, conn, Some(number), *clean),
+            Command::Attach(attach) => self.arrive(now, conn, number, attach),
+            Command::Detach { clean, next } => {
+                self.detach(now, conn, Some(number), (*clean, next.as_deref()));
+            }
             Command::Send(send) => self.send(now, conn, number, send, command),
             Command::ClientAck(ack) => {
                 if let Some(no) = self.roster.of_conn(conn)
@@ -91,11 +94,17 @@ impl Mesh {
 
     /// A connection ends. The result of its detach comes behind those of all it asked for before:
     /// until then the edge would ask again, should the mesh change its epoch.
-    pub(super) fn detach(&mut self, now: Now, conn: ConnId, number: Option<u64>, clean: bool) {
+    pub(super) fn detach(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        number: Option<u64>,
+        (clean, next): (bool, Option<&[String]>),
+    ) {
         let done = |number| Effect::Result { conn, number, frame: None };
         self.out.extend(self.arrivals.remove(&conn).map(|arrival| done(arrival.number)));
         match self.roster.of_conn(conn) {
-            Some(no) if clean && self.is_brief(no) => {
+            Some(no) if self.ends_with_its_connection(no, clean, next) => {
                 let reply = number.map(|number| (conn, number, None));
                 self.leave(now, no, Left { reply, ..Left::default() });
             }
@@ -112,6 +121,15 @@ impl Mesh {
             ),
             None => self.out.extend(number.map(done)),
         }
+    }
+
+    /// Whether there is no grace: a short-lived session has said goodbye, or its socket goes on as
+    /// another presence.
+    fn ends_with_its_connection(&self, no: LeaseNo, clean: bool, next: Option<&[String]>) -> bool {
+        self.roster.get(no).is_some_and(|lease| {
+            let replaced = next.is_some_and(|keys| !keys.contains(&lease.record.key));
+            replaced || (clean && lease.is_short_lived())
+        })
     }
 
     // --- answers -----------------------------------------------------------------------------

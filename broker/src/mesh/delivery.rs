@@ -167,6 +167,20 @@ impl Delivery {
         self.dirty.extend(self.members.get(&outlet.member).and_then(|(_, holder)| *holder));
     }
 
+    /// Leases of a member, those just leaving included.
+    pub(crate) fn outlets_of(&self, member: &MemberId) -> usize {
+        self.members.get(member).map_or(0, |(outlets, _)| outlets.len())
+    }
+
+    /// Whether a lease is likely to be gone in a moment.
+    pub(crate) fn set_short_lived(&mut self, no: LeaseNo, short_lived: bool) {
+        let Some(outlet) = self.outlets.get_mut(&no) else { return };
+        if std::mem::replace(&mut outlet.rank.short_lived, short_lived) != short_lived {
+            let member = outlet.member.clone();
+            self.choose_holder(&member);
+        }
+    }
+
     /// A lease may be disturbed by what is urgent only, or by anything.
     pub(crate) fn set_busy(&mut self, no: LeaseNo, busy: bool) {
         let Some(outlet) = self.outlets.get_mut(&no) else { return };
@@ -365,12 +379,12 @@ impl Delivery {
         let online = |no: &&LeaseNo| self.outlets.get(no).is_some_and(|outlet| outlet.online);
         let order = |no: &LeaseNo| {
             let outlet = self.outlets.get(no)?;
-            let Rank { one_shot, unproven } = outlet.rank;
-            Some((one_shot, outlet.busy, unproven))
+            let Rank { short_lived, unproven } = outlet.rank;
+            Some((short_lived, outlet.busy, unproven))
         };
         let best = candidates.iter().filter(online).min_by_key(|no| order(no)).copied();
         let stays = holder.as_ref().filter(online).is_some_and(|held| {
-            let busy = |no: &LeaseNo| order(no).map(|(one_shot, busy, _)| (one_shot, busy));
+            let busy = |no: &LeaseNo| order(no).map(|(short_lived, busy, _)| (short_lived, busy));
             best.is_none_or(|best| busy(held) <= busy(&best))
         });
         if stays {

@@ -52,6 +52,9 @@ impl Mesh {
         writes.push(Write::Audit(row));
         writes.push(Write::DropLease(lease.presence.clone()));
         if let Recipient::Presence(from) = lease.own() {
+            // What is sealed to a claimed key nobody else can open.
+            let sealed = lease.claimed_key().cloned();
+            writes.extend(sealed.map(|key| Write::Undeliverable { presence: from.clone(), key }));
             writes.push(Write::Inherit { from, to: lease.record.member.clone() });
         }
         writes

@@ -4,8 +4,9 @@ use protocol::client::Status;
 use protocol::server::{HelloAck, MemberProfile, MeshPolicy, Restored};
 use protocol::{Close, close, time};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
-use super::io::{Attach, Generation, SessionKey};
+use super::io::{Attach, ConnId, Generation, SessionKey};
 use super::roster::{Lease, Record, given};
 use super::saved::Unsaved;
 use super::status::Source;
@@ -46,16 +47,28 @@ pub(super) fn check(attach: &mut Attach, identity: &Identity) -> Result<Member, 
         });
     }
     let recorded = identity.key_member.as_ref();
-    match &attach.session {
-        SessionKey::Proven(_) if recorded.is_some_and(|owner| *owner != member.id) => {
-            Err(Rejection::new("unauthorized", "the session key belongs to another member"))
-        }
-        SessionKey::Claimed(_) if recorded.is_some() => {
-            attach.session = SessionKey::Absent;
-            Ok(member)
-        }
-        _ => Ok(member),
+    if let SessionKey::Proven(_) = attach.session
+        && recorded.is_some_and(|owner| *owner != member.id)
+    {
+        let text = "the session key belongs to another member";
+        return Err(Rejection::new("unauthorized", text));
     }
+    if let SessionKey::Claimed(_) = attach.session
+        && identity.key_taken
+    {
+        attach.session = SessionKey::Absent;
+    }
+    Ok(member)
+}
+
+/// What an accepted hello leaves in the store, so that it is not accepted again.
+pub(super) fn seen_hello(conn: ConnId, attach: &Attach) -> Write {
+    Write::SeeHello { digest: hello_digest(&attach.signature), conn: conn.to_string() }
+}
+
+/// Of a hello's signature. The signature covers member or session, and the time.
+pub(super) fn hello_digest(signature: &str) -> String {
+    hex::encode(Sha256::digest(signature.as_bytes()))
 }
 
 pub(super) fn revoked(identity: &Identity) -> Rejection {
@@ -67,7 +80,6 @@ pub(super) fn revoked(identity: &Identity) -> Rejection {
 pub(super) fn record(
     attach: &Attach,
     key: String,
-    twin: bool,
     member: &Member,
     generation: Generation,
     connected_at: i64,
@@ -82,7 +94,6 @@ pub(super) fn record(
         member_pubkey: member.pubkey.clone(),
         session_pubkey: attach.session.key().cloned(),
         proven,
-        twin,
         name: given(profile.display_name.as_ref()).unwrap_or(&member.display_name).as_str().into(),
         session_id: profile.session_id.clone(),
         pid: profile.pid,
@@ -95,7 +106,7 @@ pub(super) fn record(
         visible: true,
         connected_at,
         generation,
-        said_at: attach.said_at,
+        read_at: attach.read_at,
         status: Status::Idle,
         source: Source::Jsonl,
         summary: None,

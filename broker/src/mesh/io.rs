@@ -11,7 +11,7 @@ use protocol::server::Frame;
 use protocol::{Close, MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
-pub use self::command::{Attach, Class, Command, Numbered, SessionKey};
+pub use self::command::{Attach, Class, Command, Numbered, ReadAt, SessionKey};
 use super::carried;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
@@ -27,7 +27,7 @@ pub type Ms = u64;
 pub struct Now {
     /// For deadlines.
     pub mono: Ms,
-    /// For people: milliseconds since the Unix epoch.
+    /// By the store's clock: milliseconds since the Unix epoch.
     pub wall: i64,
 }
 
@@ -147,6 +147,8 @@ pub enum Input {
         /// Which.
         status: Status,
     },
+    /// Somebody with this key has become a member: nobody else may claim it.
+    MemberJoined(Arc<str>),
     /// The mesh is this node's, or does not exist.
     Activated {
         /// What the store says.
@@ -173,8 +175,11 @@ pub enum Input {
 pub enum Question {
     /// Who is behind these keys?
     Identity(Claim),
-    /// Who lets whom do what?
-    Grants,
+    /// Who lets whom do what, and which of these claimed keys are others' by now?
+    Grants {
+        /// Keys that leases claim without proof.
+        claims: Vec<Arc<str>>,
+    },
     /// Which topic is this?
     Topic {
         /// An id or a name.
@@ -224,7 +229,12 @@ pub enum Answer {
     /// To [`Question::Identity`].
     Identity(Option<Box<Identity>>),
     /// To [`Question::Grants`].
-    Grants(Vec<(MemberId, Grants)>),
+    Grants {
+        /// Of those that restrict anybody.
+        grants: Vec<(MemberId, Grants)>,
+        /// Claimed keys that are a member's, or proven.
+        taken: Vec<Arc<str>>,
+    },
     /// To [`Question::Topic`].
     Topic(Option<Topic>),
     /// To [`Question::Moderation`].
@@ -373,6 +383,8 @@ pub enum Count {
     Denied(crate::model::Capability),
     /// A `working` status nobody ended was ended.
     StatusExpired,
+    /// Live connections keep taking one proven session over from each other.
+    Conflict,
 }
 
 /// From the owner to one connection.

@@ -1,9 +1,8 @@
 //! How much a member may send, and how often a hello may be shown.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
-
-use protocol::MemberId;
 
 use super::io::{ConnId, Ms};
 use super::status::StatusLimits;
@@ -27,37 +26,72 @@ pub struct Limits {
     pub status: StatusLimits,
     /// How long a kicked session stays out, in milliseconds; 0 is not at all.
     pub kick_cooldown_ms: Ms,
+    /// Leases one member may have where there are other members.
+    pub member_sessions: usize,
+    /// Hellos per minute one member may say; 0 is no limit. As many at once as the mesh has places.
+    pub hello_rate: u32,
+}
+
+impl Limits {
+    /// How often one member may send.
+    pub(crate) fn sends(&self) -> Rate {
+        Rate { per_minute: self.send_rate, burst: self.send_burst }
+    }
+
+    /// How often one member may say hello: all its sessions may come back at once.
+    pub(crate) fn hellos(&self) -> Rate {
+        let burst = u32::try_from(self.capacity).unwrap_or(u32::MAX);
+        Rate { per_minute: self.hello_rate, burst }
+    }
+}
+
+/// What a token bucket holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    /// Tokens that come in a minute; 0 is no limit.
+    pub(crate) per_minute: u32,
+    /// Tokens it has room for.
+    pub(crate) burst: u32,
 }
 
 /// A minute, in the bucket's grains: a token is this many grains, a millisecond brings `rate`.
 const TOKEN: u64 = 60_000;
 
-/// Token buckets, one per member, shared by all its connections.
-#[derive(Debug, Default)]
-pub(crate) struct Buckets(HashMap<MemberId, (u64, Ms)>);
+/// Token buckets (RFC 2697's single rate, counted in tokens), one per member.
+#[derive(Debug)]
+pub(crate) struct Buckets<K> {
+    rate: Rate,
+    levels: HashMap<K, (u64, Ms)>,
+}
 
-impl Buckets {
+impl<K: Hash + Eq + Clone> Buckets<K> {
+    /// All full.
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { rate, levels: HashMap::new() }
+    }
+
     /// Whether there is a token to take.
-    pub(crate) fn has(&self, member: &MemberId, limits: &Limits, now: Ms) -> bool {
-        let rate = u64::from(limits.send_rate);
+    pub(crate) fn has(&self, member: &K, now: Ms) -> bool {
+        let rate = u64::from(self.rate.per_minute);
         rate == 0
-            || self.0.get(member).is_none_or(|(grains, since)| {
+            || self.levels.get(member).is_none_or(|(grains, since)| {
                 grains + now.saturating_sub(*since).saturating_mul(rate) >= TOKEN
             })
     }
 
     /// Takes a token, if there is one.
-    pub(crate) fn take(&mut self, member: &MemberId, limits: &Limits, now: Ms) -> bool {
-        if limits.send_rate == 0 {
+    pub(crate) fn take(&mut self, member: &K, now: Ms) -> bool {
+        let rate = u64::from(self.rate.per_minute);
+        if rate == 0 {
             return true;
         }
-        let full = u64::from(limits.send_burst) * TOKEN;
-        if self.0.len() > 4096 {
-            let refill = full / u64::from(limits.send_rate);
-            self.0.retain(|_, (_, since)| now.saturating_sub(*since) < refill);
+        let full = u64::from(self.rate.burst) * TOKEN;
+        if self.levels.len() > 4096 {
+            let refill = full / rate;
+            self.levels.retain(|_, (_, since)| now.saturating_sub(*since) < refill);
         }
-        let (grains, since) = self.0.entry(member.clone()).or_insert((full, now));
-        let earned = now.saturating_sub(*since).saturating_mul(u64::from(limits.send_rate));
+        let (grains, since) = self.levels.entry(member.clone()).or_insert((full, now));
+        let earned = now.saturating_sub(*since).saturating_mul(rate);
         *grains = full.min(*grains + earned);
         *since = now;
         let allowed = *grains >= TOKEN;
@@ -97,25 +131,14 @@ impl Seen {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        grace_ms: 90_000,
-        capacity: 100,
-        message_units: 65_536,
-        send_rate: 60,
-        send_burst: 10,
-        offline_queue: false,
-        status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
-        kick_cooldown_ms: 10_000,
-    };
-
     #[test]
-    fn a_member_may_burst_and_then_send_at_the_rate() {
-        let (mut buckets, member) = (Buckets::default(), MemberId::from("m"));
-        assert!((0..10).all(|_| buckets.take(&member, &LIMITS, 5)));
-        assert!(!buckets.take(&member, &LIMITS, 5));
-        assert!(!buckets.take(&member, &LIMITS, 1_004));
-        assert!(buckets.take(&member, &LIMITS, 1_005));
-        assert!(buckets.take(&"other".into(), &LIMITS, 1_005));
+    fn a_member_may_burst_and_then_go_on_at_the_rate() {
+        let mut buckets = Buckets::new(Rate { per_minute: 60, burst: 10 });
+        assert!((0..10).all(|_| buckets.take(&"m", 5)));
+        assert!(!buckets.take(&"m", 5));
+        assert!(!buckets.take(&"m", 1_004));
+        assert!(buckets.take(&"m", 1_005));
+        assert!(buckets.take(&"other", 1_005));
     }
 
     #[test]

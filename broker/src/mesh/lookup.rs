@@ -44,7 +44,8 @@ impl Mesh {
     fn find_absent(&mut self, undecided: Undecided) {
         let Command::Send(send) = &*undecided.command else { return };
         let target: Arc<str> = send.target_spec.as_str().into();
-        let claim = Claim { pubkey: target.clone(), session: Some(target), place: None };
+        let claim =
+            Claim { pubkey: target.clone(), session: Some(target), place: None, hello: None };
         self.ask(Question::Identity(claim), Asked::Target(undecided));
     }
 

@@ -128,7 +128,7 @@ impl Mesh {
         let seen =
             |lease: &&Lease| lease.record.visible || own.as_ref() == Some(&lease.record.member);
         let mut leases: Vec<_> = self.roster.iter().map(|(_, lease)| lease).filter(seen).collect();
-        leases.sort_by_key(|lease| lease.record.connected_at);
+        leases.sort_by_key(|lease| (lease.is_short_lived(), lease.record.connected_at));
         let peers = leases.into_iter().map(events::peer).collect();
         self.reply(conn, number, Frame::PeersList { peers, req_id });
     }
@@ -174,6 +174,7 @@ impl Mesh {
         let waiting = message.waiting.contains(to)
             || (lease.is_none() && message.delivered_at.is_none() && !message.waiting.is_empty());
         let status = match (waiting, lease) {
+            _ if message.undeliverable => "undeliverable",
             (false, _) => "delivered",
             (true, Some(_)) => "held",
             (true, None) => "disconnected",

@@ -7,16 +7,20 @@ use protocol::client::{Group, PeerProfile, Stats, Status};
 use protocol::{MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
-use super::io::{Attach, ConnId, Generation, Ms, SessionKey, Told};
+use super::io::{Attach, ConnId, Generation, Ms, ReadAt, Told};
 use super::saved::Unsaved;
 use super::status::{Source, Standing};
 use crate::model::{LeaseRow, Place, Recipient, SavedState, Sender};
 
+/// The channel of terminal commands.
+const COMMAND_CHANNEL: &str = "claude-code";
+
 /// A lease, within one activation.
 pub(crate) type LeaseNo = u32;
 
-/// A key replaced by live holders this often within [`CONTEST_MS`] belongs to two sessions that
-/// look alike (containers with the same host name and pid): they are kept apart.
+/// A presence replaced by live holders this often within [`CONTEST_MS`] belongs to two sessions. A
+/// proven key's newest holder wins all the same; plain hellos that look alike (containers with the
+/// same host name and pid) are kept apart as two presences.
 pub const CONTEST_TIMES: usize = 3;
 /// See [`CONTEST_TIMES`].
 pub const CONTEST_MS: Ms = 30_000;
@@ -32,8 +36,6 @@ pub(crate) struct Record {
     pub(crate) session_pubkey: Option<Arc<str>>,
     /// Whether the session key was proven.
     pub(crate) proven: bool,
-    /// Another lease has the proven key's queue.
-    pub(crate) twin: bool,
     pub(crate) name: Arc<str>,
     pub(crate) session_id: String,
     pub(crate) pid: i64,
@@ -47,9 +49,9 @@ pub(crate) struct Record {
     /// Milliseconds since the Unix epoch.
     pub(crate) connected_at: i64,
     pub(crate) generation: Generation,
-    /// When its last hello was said, by the peer's clock.
+    /// When its last hello was read.
     #[serde(default)]
-    pub(crate) said_at: i64,
+    pub(crate) read_at: ReadAt,
     #[serde(default)]
     pub(crate) status: Status,
     #[serde(default)]
@@ -152,9 +154,16 @@ impl Lease {
         }
     }
 
-    /// A command that will be gone in a moment: it names a key that nobody can prove.
-    pub(crate) fn is_one_shot(&self) -> bool {
-        !self.record.proven && self.record.session_pubkey.is_some()
+    /// A session that will be gone in a moment, and is not announced before it has stayed for
+    /// [`SHORT_LIVED_MS`](super::attach::SHORT_LIVED_MS): a command of a terminal.
+    pub(crate) fn is_short_lived(&self) -> bool {
+        let command = self.record.channel.as_deref() == Some(COMMAND_CHANNEL);
+        !self.announced && command && self.claimed_key().is_some()
+    }
+
+    /// The session key that it names and has not proven.
+    pub(crate) fn claimed_key(&self) -> Option<&Arc<str>> {
+        self.record.session_pubkey.as_ref().filter(|_| !self.record.proven)
     }
 
     /// What peers are told when it is first seen.
@@ -182,7 +191,7 @@ impl Lease {
     /// The queue that belongs to it alone.
     pub(crate) fn own(&self) -> Recipient {
         match &self.record.session_pubkey {
-            Some(key) if self.record.proven && !self.record.twin => Recipient::Session(key.clone()),
+            Some(key) if self.record.proven => Recipient::Session(key.clone()),
             _ => Recipient::Presence(self.presence.clone()),
         }
     }
@@ -206,6 +215,11 @@ impl Lease {
     /// in the very commit that ends it; what came behind that would wait for nobody.
     pub(crate) fn is_eligible(&self) -> bool {
         self.hold != Hold::Leaving
+    }
+
+    /// Whether mail may be addressed to it: not to a short-lived session once its connection is gone.
+    pub(crate) fn is_recipient(&self) -> bool {
+        self.is_eligible() && !(self.is_short_lived() && self.conn().is_none())
     }
 
     pub(crate) fn row(&self) -> LeaseRow {
@@ -234,42 +248,32 @@ impl Lease {
         record.cwd.clone_from(&profile.cwd);
         record.pid = profile.pid;
         record.generation = generation;
-        record.said_at = attach.said_at;
+        record.read_at = attach.read_at;
         self.sender = Arc::new(Sender { name: record.name.clone(), ..(*self.sender).clone() });
     }
 
-    /// A live holder was displaced: is the key contested?
-    fn contested(&mut self, now: Ms) -> bool {
+    /// Whether live holders were displaced so often of late that there must be two.
+    fn is_contested(&mut self, now: Ms) -> bool {
         while self.replaced.front().is_some_and(|at| at + CONTEST_MS <= now) {
             self.replaced.pop_front();
         }
         self.replaced.len() >= CONTEST_TIMES
     }
 
-    pub(crate) fn note_replaced(&mut self, now: Ms) {
+    /// A live holder was displaced. Answers whether it has just become too often.
+    pub(crate) fn note_replaced(&mut self, now: Ms) -> bool {
+        let before = self.is_contested(now);
         self.replaced.push_back(now);
+        if self.replaced.len() > CONTEST_TIMES {
+            self.replaced.pop_front();
+        }
+        !before && self.is_contested(now)
     }
 }
 
 /// An empty name is not given.
 pub(crate) fn given(name: Option<&String>) -> Option<&String> {
     name.filter(|name| !name.is_empty())
-}
-
-/// What a returning session is recognized by: its proven key, or what a plain hello says of it.
-pub(crate) fn presence_key(attach: &Attach) -> String {
-    let profile = &attach.profile;
-    let parts = match &attach.session {
-        SessionKey::Proven(key) => serde_json::json!(["session", key]),
-        other => serde_json::json!([
-            "member",
-            attach.pubkey,
-            profile.session_id,
-            profile.hostname,
-            other.key()
-        ]),
-    };
-    parts.to_string()
 }
 
 /// What an attach finds under its key.
@@ -281,7 +285,7 @@ pub(crate) enum Found {
     Lease(LeaseNo),
     /// A lease that is just leaving: wait for that, then ask again.
     Leaving(LeaseNo),
-    /// Somebody who looks alike and keeps coming back: join beside this one.
+    /// Somebody who looks alike, proves nothing and keeps coming back: join beside this one.
     Contested(LeaseNo),
 }
 
@@ -334,6 +338,14 @@ impl Roster {
         numbers.filter_map(|no| Some((*no, self.leases.get(no)?)))
     }
 
+    /// The leases that name this session key, proven or not.
+    pub(crate) fn naming(&self, key: &str) -> impl Iterator<Item = (LeaseNo, &Lease)> {
+        let same = move |l: &Lease| l.record.session_pubkey.as_deref() == Some(key);
+        self.addressed(key).filter(move |(_, lease)| same(lease))
+    }
+
+    /// Whom a hello of this presence key belongs to. There are two at most that look alike: the
+    /// third takes the place of the one that was attached first.
     pub(crate) fn find(&mut self, key: &str, now: Ms) -> Found {
         let Some(numbers) = self.by_key.get(key) else { return Found::Nobody };
         let hold = |no: &LeaseNo| self.leases.get(no).map(|lease| lease.hold);
@@ -344,12 +356,14 @@ impl Roster {
         if let Some(no) = numbers.iter().find(|no| hold(no) == Some(Hold::Leaving)) {
             return Found::Leaving(*no);
         }
-        let Some(no) = numbers.first().copied() else { return Found::Nobody };
-        match self.leases.get_mut(&no).map(|lease| lease.contested(now)) {
-            Some(true) => Found::Contested(no),
-            Some(false) => Found::Lease(no),
-            None => Found::Nobody,
+        let attached = |no: &LeaseNo| self.leases.get(no).map(|lease| lease.record.generation);
+        let Some(no) = numbers.iter().copied().min_by_key(attached) else { return Found::Nobody };
+        let alone = numbers.len() == 1;
+        let Some(lease) = self.leases.get_mut(&no) else { return Found::Nobody };
+        if alone && !lease.record.proven && lease.is_contested(now) {
+            return Found::Contested(no);
         }
+        Found::Lease(no)
     }
 
     pub(crate) fn insert(&mut self, lease: Lease) -> LeaseNo {

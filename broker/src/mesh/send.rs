@@ -57,10 +57,8 @@ impl Mesh {
         }
         let fact = Fact::for_target(&send.target_spec);
         // Who may send nothing now is not worth a question.
-        let may_send = self
-            .roster
-            .get(no)
-            .is_some_and(|lease| self.buckets.has(&lease.record.member, &self.limits, now.mono));
+        let may_send =
+            self.roster.get(no).is_some_and(|lease| self.sends.has(&lease.record.member, now.mono));
         if may_send && !self.facts.are_fresh(&fact, now.mono) {
             return self.wait_for(fact, conn, number, command);
         }
@@ -88,7 +86,7 @@ impl Mesh {
         self.stalled.entry(conn).or_default().push_back((number, command.clone()));
         if self.facts.wait(&fact, conn) {
             let question = match &fact {
-                Fact::Grants => Question::Grants,
+                Fact::Grants => self.grants_question(),
                 Fact::Topic(spec) => Question::Topic { spec: spec.clone() },
             };
             self.ask(question, Asked::Fact(fact));
@@ -100,8 +98,11 @@ impl Mesh {
         let waiting = self.facts.answered(&fact);
         let told = answer.is_some();
         match (fact, answer) {
-            (Fact::Grants, Some(Answer::Grants(grants))) => {
+            (Fact::Grants, Some(Answer::Grants { grants, taken })) => {
                 self.facts.learn_grants(grants, now.mono);
+                for key in taken {
+                    self.end_claims(now, &key);
+                }
             }
             (Fact::Topic(spec), Some(Answer::Topic(topic))) => {
                 self.facts.learn_topic(spec, topic, now.mono);
@@ -119,7 +120,8 @@ impl Mesh {
         }
         let asking = |asked: &Asked| matches!(asked, Asked::Fact(Fact::Grants));
         if !told && self.facts.awaits_grants() && !self.asked.values().any(asking) {
-            self.ask(Question::Grants, Asked::Fact(Fact::Grants));
+            let question = self.grants_question();
+            self.ask(question, Asked::Fact(Fact::Grants));
         }
         for conn in waiting {
             self.go_on(now, conn);
@@ -136,7 +138,7 @@ impl Mesh {
 
     fn address(&mut self, now: Now, no: LeaseNo, send: &Send) -> Result<Addressed, Refusal> {
         let Some(lease) = self.roster.get(no) else { return Err(no_recipient()) };
-        if !self.buckets.take(&lease.record.member, &self.limits, now.mono) {
+        if !self.sends.take(&lease.record.member, now.mono) {
             let (rate, burst) = (self.limits.send_rate, self.limits.send_burst);
             let text = format!("rate_limit: max {rate} msg/min (burst {burst}) — slow down");
             return Err(Refusal { label: "rate_limit", text });

@@ -69,7 +69,9 @@ pub struct Mesh {
     pub(super) delivery: Delivery,
     pub(super) pipeline: Pipeline,
     pub(super) chain: Chain,
-    pub(super) buckets: Buckets,
+    pub(super) sends: Buckets<MemberId>,
+    /// By the member's key.
+    pub(super) hellos: Buckets<Arc<str>>,
     pub(super) seen: Seen,
     pub(super) facts: Facts,
     pub(super) expiries: Expiries,
@@ -121,7 +123,8 @@ impl Mesh {
             delivery: Delivery::default(),
             pipeline: Pipeline::default(),
             chain: Chain::after(None),
-            buckets: Buckets::default(),
+            sends: Buckets::new(limits.sends()),
+            hellos: Buckets::new(limits.hellos()),
             seen: Seen::default(),
             facts: Facts::default(),
             expiries: Expiries::default(),
@@ -225,9 +228,10 @@ impl Mesh {
             }
             Input::Alive(conn) => self.heard(now, conn),
             Input::Hook { presence, status } => self.hook(now, &presence, status),
+            Input::MemberJoined(key) => self.end_claims(now, &key),
             Input::Lost(conn) => {
                 self.inbound.remove(&conn);
-                self.detach(now, conn, None, false);
+                self.detach(now, conn, None, (false, None));
             }
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
             Input::Announced(edge) => self.announced(now, &edge),
@@ -318,7 +322,7 @@ impl Mesh {
                 while self.end_working(now.mono) {}
                 while let Some((at, no)) = self.news.first().copied().filter(|n| n.0 <= now.mono) {
                     self.news.remove(&(at, no));
-                    self.announce_arrival(now, no);
+                    self.short_lived_due(now, no);
                 }
                 let mut wanted = Vec::new();
                 self.delivery.check(now.mono, &mut wanted);

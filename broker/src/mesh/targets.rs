@@ -47,7 +47,7 @@ fn many(roster: &Roster, from: LeaseNo, fits: impl Fn(&Lease) -> bool) -> Resolv
     let member = roster.get(from).map(|lease| &lease.record.member);
     let others = roster.iter().filter(|(_, lease)| Some(&lease.record.member) != member);
     let chosen =
-        others.filter(|(_, lease)| lease.record.visible && lease.is_eligible() && fits(lease));
+        others.filter(|(_, lease)| lease.record.visible && lease.is_recipient() && fits(lease));
     Resolved::Many(chosen.map(|(_, lease)| reached(lease)).collect())
 }
 
@@ -61,31 +61,36 @@ fn in_topic(roster: &Roster, from: LeaseNo, topic: &Topic) -> Result<Resolved, N
     if !roster.get(from).is_some_and(is_in) {
         return Err(Nobody::NotInTopic);
     }
-    let others = roster.iter().filter(|(no, lease)| *no != from && lease.is_eligible());
+    let others = roster.iter().filter(|(no, lease)| *no != from && lease.is_recipient());
     let chosen = others.filter(|(_, lease)| is_in(lease));
     Ok(Resolved::Many(chosen.map(|(_, lease)| reached(lease)).collect()))
 }
 
+/// A proven session, a member, a claimed key: in this order, so that no claim takes another's mail.
 fn direct(roster: &Roster, from: LeaseNo, target: &str) -> Option<Reached> {
     let sender = roster.get(from)?;
-    let eligible = |no: LeaseNo, lease: &Lease| no != from && lease.is_eligible();
-    let others = || roster.addressed(target).filter(|(no, lease)| eligible(*no, lease));
-    let by_session = |lease: &Lease| lease.record.session_pubkey.as_deref() == Some(target);
-    // What was proven beats what was only claimed, and the key's own queue a look-alike's.
-    let doubts = |lease: &Lease| (!lease.record.proven, lease.record.twin);
-    let session = others().filter(|(_, l)| by_session(l)).min_by_key(|(_, l)| doubts(l));
-    if let Some((_, lease)) = session {
+    let fits = |no: LeaseNo, lease: &Lease| no != from && lease.is_recipient();
+    let named = |proven: bool| {
+        let proof = move |lease: &Lease| lease.record.proven == proven;
+        roster.naming(target).find(|(no, lease)| fits(*no, lease) && proof(lease))
+    };
+    if let Some((_, lease)) = named(true) {
         return Some(reached(lease));
     }
-    let (_, lease) = others().next()?;
+    let of_member = |lease: &Lease| *lease.record.member_pubkey == *target;
+    let others =
+        || roster.addressed(target).filter(|(no, lease)| fits(*no, lease) && of_member(lease));
+    let Some((_, lease)) = others().next() else {
+        return named(false).map(|(_, lease)| reached(lease));
+    };
     if lease.record.member != sender.record.member {
         let member = lease.record.member.clone();
         return Some((Recipient::Member(member.clone()), member));
     }
     // Mail to one's own member goes to a sibling, not back to the sender: to one that is here, and
     // rather to a session, because members' own sockets drop what comes from their member
-    // (protocol-core §11.2). A command that will be gone in a moment comes last.
-    let order = |l: &Lease| (l.is_one_shot(), l.conn().is_none(), !l.record.proven);
+    // (protocol-core §11.2). A short-lived session comes last.
+    let order = |l: &Lease| (l.is_short_lived(), l.conn().is_none(), !l.record.proven);
     let best = others().min_by_key(|(no, l)| (order(l), *no))?;
     Some(reached(best.1))
 }

@@ -6,9 +6,10 @@ use protocol::client::{ClientAck, Priority, Profile, Request, Selection, Send, V
 use protocol::server::Frame;
 
 use super::io::{
-    Answer, Attach, Command, ConnId, Edge, Effect, Held, Input, Now, Numbered, Question, SessionKey,
+    Answer, Attach, Command, ConnId, Edge, Effect, Held, Input, Now, Numbered, Question, ReadAt,
+    SessionKey,
 };
-use super::{ANNOUNCE_MS, Limits, Mesh, StatusLimits};
+use super::{ANNOUNCE_MS, Limits, Mesh, SHORT_LIVED_MS, StatusLimits};
 use crate::model::{
     Accepted, Activation, AuditRow, Duplicate, Grants, Identity, Lane, Member, MeshCommit,
     Moderation, Outcome, QueueId, Recipient, Seq, StoredLease, Write,
@@ -23,6 +24,8 @@ const LIMITS: Limits = Limits {
     offline_queue: false,
     status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
     kick_cooldown_ms: 10_000,
+    member_sessions: 2,
+    hello_rate: 0,
 };
 
 /// A mesh, and the effects that nobody has looked at yet.
@@ -66,10 +69,10 @@ impl Scene {
         self.mesh.apply(now, input);
         self.effects.extend(self.mesh.drain(now));
         for ticket in self.take(|effect| match effect {
-            Effect::Ask(ticket, Question::Grants) => Some(*ticket),
+            Effect::Ask(ticket, Question::Grants { .. }) => Some(*ticket),
             _ => None,
         }) {
-            self.input(Input::Answer(ticket, Some(Answer::Grants(Vec::new()))));
+            self.input(Input::Answer(ticket, Some(no_grants())));
         }
     }
 
@@ -117,7 +120,7 @@ impl Scene {
             session: SessionKey::Absent,
             profile: Profile { session_id: format!("session-{who}"), ..Profile::default() },
             signature: format!("signature-{number}").into(),
-            said_at: 0,
+            read_at: ReadAt::default(),
         };
         self.greet_with(number, attach);
     }
@@ -197,7 +200,7 @@ fn passing(who: &str) -> Attach {
         session: SessionKey::Claimed("key".into()),
         profile: Profile { session_id, channel, ..Profile::default() },
         signature: "signature".into(),
-        said_at: 0,
+        read_at: ReadAt::default(),
     }
 }
 
@@ -220,9 +223,16 @@ fn identity(pubkey: &str) -> Identity {
         self_editable: None,
         member: Some(member),
         key_member: None,
+        key_taken: false,
+        seen_by: None,
+        alone: false,
         saved: None,
         pending: None,
     }
+}
+
+fn no_grants() -> Answer {
+    Answer::Grants { grants: Vec::new(), taken: Vec::new() }
 }
 
 fn recipients(writes: &[Write]) -> Vec<Recipient> {
@@ -238,7 +248,7 @@ fn nothing_is_left_for_a_presence_that_is_just_leaving() {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
     scene.greet(2, "ben");
-    scene.command(2, Command::Detach { clean: false });
+    scene.command(2, Command::Detach { clean: false, next: None });
     scene.commit();
     scene.leave();
     scene.send(1, "*");
@@ -253,7 +263,7 @@ fn a_detach_is_answered_behind_what_was_sent_before_it() {
     scene.greet(2, "ben");
     scene.results();
     let sent = scene.send(1, "ben");
-    let detached = scene.command(1, Command::Detach { clean: false });
+    let detached = scene.command(1, Command::Detach { clean: false, next: None });
     assert!(scene.results().is_empty());
     scene.commit();
     assert_eq!(scene.results(), [sent, detached]);
@@ -282,7 +292,7 @@ fn a_command_that_is_gone_at_once_is_nobodys_news_in_a_new_epoch_either() {
     let leases = scene.stored();
     scene.input(Input::CommitUnknown);
     scene.activate(Activation { epoch: 2, leases, ..Activation::default() }, held);
-    scene.command(2, Command::Detach { clean: true });
+    scene.command(2, Command::Detach { clean: true, next: None });
     scene.commit();
     assert_eq!(scene.mesh.leases(), 1);
     let told = scene.take(|effect| matches!(effect, Effect::Broadcast { .. }).then_some(()));
@@ -333,7 +343,7 @@ fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
     scene.mesh.apply(now, Input::Activated { activation, entropy: 7, edges });
     let mut asked = Vec::new();
     // The first time the store cannot say.
-    for answer in [None, Some(Answer::Grants(Vec::new()))] {
+    for answer in [None, Some(no_grants())] {
         for effect in scene.mesh.drain(now) {
             if let Effect::Ask(ticket, question) = effect {
                 asked.push(question);
@@ -341,7 +351,8 @@ fn nothing_leaves_in_a_new_epoch_before_the_grants_are_known() {
             }
         }
     }
-    assert_eq!(asked, [Question::Grants, Question::Grants]);
+    let grants = || Question::Grants { claims: Vec::new() };
+    assert_eq!(asked, [grants(), grants()]);
     let pages = scene.mesh.drain(now).into_iter();
     assert_eq!(pages.filter(|e| matches!(e, Effect::Ask(_, Question::Page { .. }))).count(), 1);
 }
@@ -381,7 +392,7 @@ fn a_peer_that_acks_is_not_confirmed_by_its_pongs() {
     // Too late to confirm anything, and yet an ack.
     let ack = ClientAck { client_message_id: None, broker_message_id: pushed.into_iter().next() };
     scene.command(2, Command::ClientAck(ack));
-    scene.command(2, Command::Detach { clean: false });
+    scene.command(2, Command::Detach { clean: false, next: None });
     scene.commit();
     scene.greet(3, "ben");
     scene.send(1, "ben");
@@ -584,4 +595,70 @@ fn a_command_that_was_done_is_answered_and_not_done_again() {
     });
     assert_eq!(answers, [["ben"]]);
     assert_eq!(scene.mesh.leases(), 2);
+}
+
+fn session(who: &str, key: &str, read_at: ReadAt) -> Attach {
+    Attach {
+        session: SessionKey::Proven(key.into()),
+        signature: format!("signature-{read_at:?}").into(),
+        read_at,
+        ..passing(who)
+    }
+}
+
+/// Clients' probes stay for two seconds; what stays longer is a peer like any other.
+#[test]
+fn a_short_lived_session_is_announced_when_it_has_stayed() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet_with(2, passing("ben"));
+    let told = |scene: &mut Scene| {
+        scene.take(|effect| match effect {
+            Effect::News { events, .. } if !events.is_empty() => Some(()),
+            _ => None,
+        })
+    };
+    told(&mut scene);
+    scene.now += SHORT_LIVED_MS - 1;
+    scene.input(Input::Tick);
+    assert!(told(&mut scene).is_empty());
+    scene.now += 1;
+    scene.input(Input::Tick);
+    assert_eq!(told(&mut scene).len(), 1);
+}
+
+/// Its socket broke: it said no goodbye.
+#[test]
+fn a_short_lived_session_that_is_lost_leaves_unseen() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.greet_with(2, passing("ben"));
+    scene.take(|effect| matches!(effect, Effect::News { .. }).then_some(()));
+    scene.command(2, Command::Detach { clean: false, next: None });
+    scene.commit();
+    scene.now += SHORT_LIVED_MS;
+    scene.input(Input::Tick);
+    scene.commit();
+    assert_eq!(scene.mesh.leases(), 1);
+    let told = scene.take(|effect| matches!(effect, Effect::News { .. }).then_some(()));
+    assert!(told.is_empty());
+}
+
+/// What its client's clock says does not matter; what waited long at an edge is old.
+#[test]
+fn the_hello_that_was_read_last_is_the_newer() {
+    let read = |process, mono, wall| ReadAt { process, mono, wall };
+    for (first, second, takes_over) in [
+        (read(1, 5_000, 50_000), read(1, 5_001, 20_000), true),
+        (read(1, 5_000, 50_000), read(1, 4_999, 90_000), false),
+        (read(1, 5_000, 50_000), read(2, 1, 49_400), false),
+        (read(1, 5_000, 50_000), read(2, 1, 49_600), true),
+        (read(1, 5_000, 500_000), read(2, 1, 400_000), true),
+    ] {
+        let mut scene = Scene::new();
+        scene.greet_with(1, session("ana", "key", first));
+        scene.greet_with(2, session("ana", "key", second));
+        let holds = scene.mesh.roster.of_conn(conn(2)).is_some();
+        assert_eq!(holds, takes_over, "{first:?} and then {second:?}");
+    }
 }

@@ -40,6 +40,22 @@ pub enum Write {
         /// Its member.
         to: MemberId,
     },
+    /// What waits for an ended presence and was addressed to the key it claimed can be opened by
+    /// nobody else: it is delivered to nobody. Before the [`Write::Inherit`] of the presence.
+    Undeliverable {
+        /// The presence that ended.
+        presence: PresenceId,
+        /// The key it claimed, as senders wrote it.
+        key: Arc<str>,
+    },
+    /// A hello was accepted: it is not accepted again, from another connection, for
+    /// [`HELLO_SEEN_MS`](super::HELLO_SEEN_MS).
+    SeeHello {
+        /// Of its signature.
+        digest: String,
+        /// The connection.
+        conn: String,
+    },
     /// A session key was proven to be this member's.
     RecordKey {
         /// The key, lower-case hex.

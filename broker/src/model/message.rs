@@ -228,6 +228,8 @@ pub struct StoredMessage {
     pub waiting: Vec<Recipient>,
     /// When the last one had, in milliseconds since the Unix epoch.
     pub delivered_at: Option<i64>,
+    /// It was sealed to a claimed key, whose presence has ended without it.
+    pub undeliverable: bool,
 }
 
 /// A topic, as one of its members writes to it.

@@ -18,7 +18,13 @@ pub struct Claim {
     pub session: Option<Arc<str>>,
     /// Where the session runs. Nothing for a look at who somebody is.
     pub place: Option<Place>,
+    /// A digest of the hello's signature, likewise.
+    pub hello: Option<String>,
 }
+
+/// How long an accepted hello is remembered, in milliseconds by the store's clock: twice the clock
+/// skew that a hello may have.
+pub const HELLO_SEEN_MS: i64 = 120_000;
 
 /// Who a hello claims to be, read fresh.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +39,13 @@ pub struct Identity {
     pub member: Option<Member>,
     /// The member that has proven the session key asked about, unless it was removed.
     pub key_member: Option<MemberId>,
+    /// The session key asked about is a member's own, or somebody has proven it; removed members
+    /// included. Nobody may claim it.
+    pub key_taken: bool,
+    /// The connection on which this very hello was accepted in the last [`HELLO_SEEN_MS`].
+    pub seen_by: Option<String>,
+    /// The mesh has no other member.
+    pub alone: bool,
     /// What the member's connection before left.
     pub saved: Option<SavedState>,
     /// What a hook said of this session in the last [`PENDING_MS`](super::PENDING_MS).

@@ -309,6 +309,13 @@ impl Actor {
                 }
             }
             Count::StatusExpired => metrics.ttl_sweep(1),
+            Count::Conflict => {
+                metrics.session_conflict();
+                tracing::warn!(
+                    mesh.id = %self.id,
+                    "two live connections keep taking one session over from each other"
+                );
+            }
         }
     }
 
@@ -414,7 +421,15 @@ async fn answer(
         Question::Identity(claim) => {
             Answer::Identity(store.identify(mesh, &claim).await?.map(Box::new))
         }
-        Question::Grants => Answer::Grants(store.grants(mesh).await?),
+        Question::Grants { claims } => {
+            let grants = store.grants(mesh).await?;
+            let taken = if claims.is_empty() {
+                Vec::new()
+            } else {
+                store.taken_keys(mesh, &claims).await?
+            };
+            Answer::Grants { grants, taken }
+        }
         Question::Topic { spec } => Answer::Topic(store.topic(mesh, &spec).await?),
         Question::Moderation { caller, command, target } => {
             let known = store.moderation(mesh, &caller, &command, target.as_ref()).await?;

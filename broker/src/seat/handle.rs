@@ -74,7 +74,13 @@ impl Directory {
 
     /// Somebody joins a mesh by invite.
     pub async fn join(&self, joining: &Joining) -> Result<Joined, StoreError> {
-        self.node.store.join(joining).await
+        let joined = self.node.store.join(joining).await?;
+        if let Joined::New(_) = joined {
+            // Whoever claims the key must give it up before anybody writes to its member.
+            let key = joining.pubkey.as_str().into();
+            let _ = self.mesh(&joining.mesh).input(Input::MemberJoined(key)).await;
+        }
+        Ok(joined)
     }
 
     /// Tells every presence a hook plainly means. Answers the first of them; nothing if there is

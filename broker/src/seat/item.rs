@@ -5,6 +5,8 @@
 //! link lasts. Everything else here is said again until something comes of it, and harmless when it
 //! is lost, late or repeated.
 
+use std::sync::Arc;
+
 use protocol::client::Status;
 use protocol::server::Frame;
 use protocol::{MeshId, PresenceId};
@@ -126,6 +128,8 @@ pub enum Up {
         /// Which.
         status: Status,
     },
+    /// Somebody with this key has become a member.
+    MemberJoined(Arc<str>),
     /// What a later version says, and this one cannot read.
     #[serde(skip)]
     Unknown,

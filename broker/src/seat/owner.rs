@@ -347,6 +347,7 @@ fn input(up: Up) -> Option<Input> {
         Up::Alive(conn) => Input::Alive(conn),
         Up::Lost(conn) => Input::Lost(conn),
         Up::Hook { presence, status } => Input::Hook { presence, status },
+        Up::MemberJoined(key) => Input::MemberJoined(key),
         Up::Unknown => return None,
     })
 }

@@ -266,11 +266,12 @@ impl Seat {
             (Role::Relay(relay), Input::Hook { presence, status }) => {
                 relay.push(Up::Hook { presence, status });
             }
-            (Role::Idle, hook @ Input::Hook { .. }) => {
+            (Role::Relay(relay), Input::MemberJoined(key)) => relay.push(Up::MemberJoined(key)),
+            (Role::Idle, told @ (Input::Hook { .. } | Input::MemberJoined(_))) => {
                 self.wanted = true;
                 self.route(now, sight);
                 if !matches!(self.role, Role::Idle) {
-                    self.local(now, sight, hook);
+                    self.local(now, sight, told);
                 }
             }
             _ => {}

@@ -22,6 +22,8 @@ mod queue;
 mod retain;
 mod session;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use protocol::{MemberId, MeshId};
 use sqlx::PgPool;
@@ -166,6 +168,14 @@ impl Store for Postgres {
 
     async fn grants(&self, mesh: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError> {
         identity::grants(self, mesh).await
+    }
+
+    async fn taken_keys(
+        &self,
+        mesh: &MeshId,
+        keys: &[Arc<str>],
+    ) -> Result<Vec<Arc<str>>, StoreError> {
+        identity::taken_keys(self, mesh, keys).await
     }
 
     async fn topic(&self, mesh: &MeshId, spec: &str) -> Result<Option<Topic>, StoreError> {

@@ -25,6 +25,7 @@ mod retention;
 mod rows;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -188,6 +189,10 @@ impl Store for Sqlite {
 
     async fn grants(&self, mesh: &MeshId) -> StoreResult<Vec<(MemberId, Grants)>> {
         within(identity::grants(&self.reader, mesh)).await
+    }
+
+    async fn taken_keys(&self, mesh: &MeshId, keys: &[Arc<str>]) -> StoreResult<Vec<Arc<str>>> {
+        within(identity::taken_keys(&self.reader, mesh, keys)).await
     }
 
     async fn topic(&self, mesh: &MeshId, spec: &str) -> StoreResult<Option<Topic>> {

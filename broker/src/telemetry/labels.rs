@@ -82,6 +82,8 @@ label!(
         ParentMemberIdMismatch = "parent_member_id_mismatch",
         /// Not the reference's: a signature seen before.
         Replayed = "replayed",
+        /// Not the reference's: the member said too many hellos.
+        RateLimit = "rate_limit",
         /// Not the reference's: the session was kicked a moment ago.
         Kicked = "kicked",
         /// Not the reference's: too many sockets without a hello from one address.

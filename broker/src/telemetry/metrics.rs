@@ -50,6 +50,7 @@ struct Instruments {
     messages_routed: Labelled,
     messages_rejected: Labelled,
     messages_dropped_by_grant: Labelled,
+    session_conflicts: Counter<u64>,
     ttl_sweeps: Labelled,
     sockets_closed: Labelled,
     messages_dropped: Labelled,
@@ -184,6 +185,11 @@ impl Metrics {
         self.0.messages_dropped_by_grant.add(cap, 1);
     }
 
+    /// Live connections keep taking one proven session over from each other.
+    pub fn session_conflict(&self) {
+        self.0.session_conflicts.add(1, &[]);
+    }
+
     /// A sweep set `flipped` stale statuses to idle.
     pub fn ttl_sweep(&self, flipped: usize) {
         let label = if flipped == 0 { Flipped::None } else { Flipped::Some };
@@ -294,6 +300,10 @@ impl Builder {
             messages_dropped_by_grant: self.labelled::<GrantCap>(
                 "broker_messages_dropped_by_grant_total",
                 "Deliveries the recipient has not granted",
+            ),
+            session_conflicts: self.counter(
+                "broker_session_conflicts_total",
+                "Proven sessions that live connections keep taking over from each other",
             ),
             ttl_sweeps: self
                 .labelled::<Flipped>("broker_ttl_sweeps_total", "Sweeps for stale statuses"),

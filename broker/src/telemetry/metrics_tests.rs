@@ -4,7 +4,7 @@ use protocol::client::Priority;
 
 use super::*;
 
-const COUNTERS: [&str; 11] = [
+const COUNTERS: [&str; 12] = [
     "broker_connections_total",
     "broker_legacy_auth_hits_total",
     "broker_hook_requests_total",
@@ -13,6 +13,7 @@ const COUNTERS: [&str; 11] = [
     "broker_messages_routed_total",
     "broker_messages_rejected_total",
     "broker_messages_dropped_by_grant_total",
+    "broker_session_conflicts_total",
     "broker_ttl_sweeps_total",
     "broker_sockets_closed_total",
     "broker_messages_dropped_total",

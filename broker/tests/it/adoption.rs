@@ -91,7 +91,7 @@ fn member(id: &str) -> Recipient {
 
 fn claim(pubkey: &str) -> Claim {
     let place = Place { session_id: "s".to_owned(), cwd: "/".to_owned(), pid: 1 };
-    Claim { pubkey: pubkey.repeat(32).into(), session: None, place: Some(place) }
+    Claim { pubkey: pubkey.repeat(32).into(), session: None, place: Some(place), hello: None }
 }
 
 #[tokio::test]

@@ -7,8 +7,10 @@
 
 mod adoption;
 mod audit;
+mod claims;
 mod cluster;
 mod conformance;
+mod crowds;
 mod hostile;
 mod identities;
 mod joining;
@@ -25,6 +27,7 @@ mod p7_counts_are_sets;
 mod p8_bounds;
 mod p9_bad_input;
 mod presence_verbs;
+mod replays;
 mod status;
 mod store_postgres;
 mod store_postgres_faults;

@@ -302,7 +302,7 @@ async fn a_database_of_the_reference_is_adopted() {
 
     let store = Postgres::connect(&url, 1).await.unwrap();
     store.migrate().await.unwrap();
-    let claim = Claim { pubkey: "aa".into(), session: None, place: None };
+    let claim = Claim { pubkey: "aa".into(), session: None, place: None, hello: None };
     let identity = store.identify(&"m".into(), &claim).await.unwrap().unwrap();
     let member = identity.member.unwrap();
     assert_eq!((identity.mesh_name.as_str(), member.display_name.as_str()), ("Red", "Ana"));

@@ -61,6 +61,8 @@ impl World {
         let lasts = self.clients[index].attached && self.clients[index].kind != Kind::OneShot;
         let attached = self.clients[index].socket.filter(|_| lasts);
         match (what, attached) {
+            (15, _) => self.set_clock(index),
+            (16, _) if self.rng.one_in(3) => self.delay_clock(),
             (4..=6, Some(_)) => {
                 self.fire(Fault::SocketCut);
                 let back = self.rng.between(10, 4_000);

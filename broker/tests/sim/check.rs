@@ -18,7 +18,7 @@ mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::mesh::{BRIEF_MS, MESH_BYTES};
+use broker::mesh::{MESH_BYTES, SHORT_LIVED_MS};
 use broker::seat::{LINK_BYTES, Seat};
 use protocol::{MemberId, PresenceId};
 use serde_json::Value;
@@ -235,12 +235,32 @@ impl Checker {
     /// Somebody who has been here without a break must know who else is here.
     pub(crate) fn watched(&mut self, now: u64, watcher: &Watcher<'_>) {
         let may_pass = |came, went| {
-            let known = came + 2 * BRIEF_MS;
+            let known = came + 2 * SHORT_LIVED_MS;
             went < known || !self.presences.is_quiet(came, known)
         };
         if let Some(missed) = self.watchers.missed(watcher, may_pass) {
             self.fail(|| format!("P5: {now}: {missed}"));
         }
+    }
+
+    /// P6: a hello that somebody else has said was accepted.
+    pub(crate) fn replay_accepted(&mut self, now: u64, index: usize) {
+        self.fail(|| format!("replay: {now}: client {index} was let in with another's hello"));
+    }
+
+    /// A connection goes on as another presence: the former ends at once.
+    pub(crate) fn replaced(&mut self, now: u64, identity: u64) {
+        self.presences.succeeded(now, identity);
+    }
+
+    /// On one connection somebody follows another.
+    pub(crate) fn follows(&mut self, identity: u64, former: u64) {
+        self.presences.follows(identity, former);
+    }
+
+    /// Whatever was under way may take its time.
+    pub(crate) fn forgive(&mut self) {
+        self.presences.replaced.clear();
     }
 
     /// The server has noticed that a client is gone.
@@ -347,7 +367,7 @@ impl Checker {
     /// A sibling may have hidden its member.
     pub(crate) fn is_hidden(&self, identity: u64) -> bool {
         let presence = self.presences.presence(identity);
-        let body = presence.and_then(|presence| self.leases.0.get(&presence.into()));
+        let body = presence.and_then(|presence| self.leases.all.get(&presence.into()));
         body.is_some_and(|body| !body.visible)
     }
 

@@ -57,6 +57,8 @@ pub(crate) enum Target {
     Group(&'static str),
     /// Whoever is in this topic, named so.
     Topic(&'static str),
+    /// The key that a command has claimed.
+    Claimed(String),
     /// Nobody anyone knows.
     Nobody,
 }
@@ -96,6 +98,16 @@ pub(crate) struct Client {
     pub(crate) hurries: bool,
     /// Groups it believes to be in.
     pub(crate) groups: Vec<&'static str>,
+    /// A cheat's: somebody else's key, which it claims as its session's.
+    pub(crate) claims: Option<String>,
+    /// A cheat's: what it says is somebody else's hello.
+    pub(crate) replays: bool,
+    /// The last hello of its that was accepted, and when it was said.
+    pub(crate) accepted_hello: (u64, String),
+    /// Its identity before it said hello again, as another, on the same connection.
+    pub(crate) former: Option<u64>,
+    /// What its clock is ahead, in milliseconds.
+    pub(crate) clock: i64,
 }
 
 impl Client {
@@ -131,6 +143,11 @@ impl Client {
             hurries: false,
             hellos: 0,
             groups: Vec::new(),
+            claims: None,
+            replays: false,
+            accepted_hello: (0, String::new()),
+            former: None,
+            clock: 0,
         }
     }
 
@@ -141,6 +158,8 @@ impl Client {
     /// The key others address it by.
     pub(crate) fn address(&self) -> String {
         match self.kind {
+            // The claim does not count.
+            Kind::OneShot if self.claims.is_some() => self.member_keys.public_hex(),
             Kind::Session | Kind::OneShot => self.session_keys.public_hex(),
             Kind::Daemon | Kind::Silent => self.member_keys.public_hex(),
         }
@@ -158,6 +177,7 @@ impl Client {
         self.presence = None;
         self.groups.clear();
         self.unacked.clear();
+        (self.claims, self.replays, self.former) = (None, false, None);
     }
 
     /// The session id it had in that life.
@@ -179,6 +199,10 @@ impl Client {
 
     /// By this name moderators may call it.
     pub(crate) fn name(&self) -> String {
+        if self.claims.is_some() {
+            // Others know it by its member's key.
+            return format!("c{}-{}", self.index, self.identity);
+        }
         format!("c{}", self.index)
     }
 
@@ -188,7 +212,7 @@ impl Client {
 
     pub(crate) fn hello(&mut self, now: u64) -> String {
         let (member, session) = (self.member_keys.public_hex(), self.session_keys.public_hex());
-        let timestamp = wall(now);
+        let timestamp = wall(now) + self.clock;
         let mut frame = json!({
             "meshId": MESH,
             "sessionId": self.session_id,
@@ -226,7 +250,11 @@ impl Client {
             };
             json!({
                 "type": "hello",
-                "sessionPubkey": if self.kind == Kind::OneShot { session } else { String::new() },
+                "sessionPubkey": match (&self.claims, self.kind) {
+                    (Some(foreign), _) => foreign.clone(),
+                    (None, Kind::OneShot) => session,
+                    (None, _) => String::new(),
+                },
                 "memberId": self.member_id(),
                 "pubkey": member,
                 "channel": channel,

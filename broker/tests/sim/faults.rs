@@ -45,6 +45,12 @@ listed! {
         ForeignAck,
         HostileFrame,
         HelloAgain,
+        HelloAsAnother,
+        HelloReplayed,
+        KeyClaimed,
+        MailToClaim,
+        ClientClock,
+        NodeClock,
         TwoProcesses,
         Overload,
         Question,
@@ -192,6 +198,14 @@ listed! {
         OldIncarnation,
         /// What comes behind a gap is passed on to the peer.
         GapForwarded,
+        /// The store says of no key that it is somebody's: any may be claimed.
+        ClaimBelieved,
+        /// A presence whose connection says hello as another stays in its grace.
+        SecondHelloKept,
+        /// Accepted hellos are not remembered beyond their owner.
+        HelloForgotten,
+        /// What is sealed to a claimed key is its member's when the presence ends.
+        SealedInherited,
         /// A new owner does not wait for what edges have to say before it ends a lease.
         ExpiredUnannounced,
         /// After a promotion epochs begin where the store says, whatever was seen.

@@ -13,6 +13,7 @@
 
 mod beside;
 mod chaos;
+mod cheat;
 mod check;
 mod client;
 mod faults;

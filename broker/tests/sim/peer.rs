@@ -40,14 +40,13 @@ impl World {
             self.fire(Fault::OneShot);
             let identity = ONE_SHOTS + self.fresh();
             self.clients[index].renew(identity, &mut self.rng);
+            self.cheat(index);
             self.check.introduce(&self.clients[index]);
         }
         let Some(socket) = self.connect(index) else { return };
         self.tell_before(index);
-        let now = self.now;
-        let client = &mut self.clients[index];
-        client.socket = Some(socket);
-        let hello = client.hello(now);
+        self.clients[index].socket = Some(socket);
+        let hello = self.some_hello(index);
         self.up(socket, Up::Text(hello));
     }
 
@@ -106,7 +105,8 @@ impl World {
         let own_member = self.clients[other].member == self.clients[index].member;
         let group = *self.rng.pick(&GROUPS);
         let topic = *self.rng.pick(&beside::TOPIC_SPECS);
-        match self.rng.between(0, 12) {
+        match self.rng.between(0, 13) {
+            13 => self.claimed_key().map_or(Target::All, Target::Claimed),
             0 | 1 => Target::All,
             2 if !own_member => Target::Member(other),
             3 if self.rng.one_in(8) => Target::Nobody,
@@ -148,6 +148,7 @@ impl World {
             Target::All => "*".to_owned(),
             Target::Group(name) => format!("@{name}"),
             Target::Topic(spec) => format!("#{spec}"),
+            Target::Claimed(key) => key.clone(),
             Target::Nobody => "ab".repeat(32),
         }
     }
@@ -225,8 +226,10 @@ impl World {
         let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
         let (now, client) = (self.now, &mut self.clients[index]);
         match frame["type"].as_str().unwrap_or_default() {
+            "hello_ack" if client.replays => self.check.replay_accepted(now, index),
             "hello_ack" => {
                 client.attached = true;
+                client.accepted_hello = (client.hello_at, client.hello_text.clone());
                 self.check.watches_anew(socket);
                 let identity = client.identity;
                 self.check.greeted(now, identity, &text("presenceId"));
@@ -234,6 +237,8 @@ impl World {
             }
             "kick_ack" | "disconnect_ack" | "ban_ack" | "unban_ack" => self.moderated(frame),
             "ack" => self.read_ack(index, frame),
+            // It may answer what the connection asked as another presence.
+            "peers_list" if !client.attached => {}
             "peers_list" => {
                 let caller = client.session_id.clone();
                 let hidden = client.hidden || self.check.is_hidden(client.identity);
@@ -295,6 +300,7 @@ impl World {
             }
             let permanent = ["invalid", "blocked", "topic"].iter().any(|word| error.contains(word))
                 || message.target == Target::Nobody
+                || matches!(message.target, Target::Claimed(_))
                 || (error.starts_with("no connected") && self.rng.one_in(2));
             if permanent || message.key.is_none() {
                 client.unacked.remove(&body);

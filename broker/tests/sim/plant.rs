@@ -49,6 +49,12 @@ impl World {
                 }
                 SeatInput::Local(Input::Command(item))
             }
+            SeatInput::Local(Input::Command(mut item)) if self.plants(Planted::SecondHelloKept) => {
+                if let Command::Detach { clean, .. } = &*item.command {
+                    item.command = Arc::new(Command::Detach { clean: *clean, next: None });
+                }
+                SeatInput::Local(Input::Command(item))
+            }
             SeatInput::Store(term, Input::Committed(outcome)) => {
                 if !matches!(outcome, Outcome::Known(_)) {
                     self.sealed = None;

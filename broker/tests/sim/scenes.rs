@@ -39,6 +39,16 @@ fn talk(world: &mut World, rounds: u64) {
     }
 }
 
+/// Whoever runs the mesh; a message that the store refuses may just have made it begin anew.
+fn some_owner(world: &mut World) -> Result<u64, String> {
+    let patience = world.now + 5_000;
+    while world.owner().is_none() && world.now < patience {
+        let until = world.now + 10;
+        world.run_until(until);
+    }
+    world.owner().ok_or_else(|| "nobody runs the mesh".to_owned())
+}
+
 /// Everything settles; then the promises are asked.
 fn end(mut world: World) -> Result<World, String> {
     world.calm();
@@ -134,7 +144,7 @@ fn promoted(seed: u64, planted: Option<Planted>) -> Result<(), String> {
     talk(&mut world, 3);
     world.past = Some(Vec::new());
     talk(&mut world, 3);
-    let owner = world.owner().ok_or("nobody runs the mesh")?;
+    let owner = some_owner(&mut world)?;
     world.crash(owner);
     let until = world.now + 8_000;
     world.run_until(until);

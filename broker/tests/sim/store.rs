@@ -55,6 +55,10 @@ pub(crate) struct Durable {
     pub(crate) history: Vec<History>,
     pub(crate) done: BTreeMap<String, String>,
     pub(crate) pendings: Vec<Waiting>,
+    /// Hellos that were accepted, by digest: on which connection, and when.
+    pub(crate) hellos: BTreeMap<String, (String, i64)>,
+    /// What was sealed to a claimed key that is gone.
+    pub(crate) undeliverable: BTreeSet<Seq>,
     /// Deliveries that a ban took back.
     pub(crate) purged: BTreeSet<(Recipient, Seq)>,
     /// Deliveries that the last commit ended because they were confirmed.

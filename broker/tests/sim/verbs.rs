@@ -180,7 +180,8 @@ impl World {
             }
         }
         let back = self.rng.between(4_000, 25_000);
-        match self.rng.between(0, 9) {
+        match self.rng.between(0, 10) {
+            10 => self.become_another(index, socket),
             0 | 1 => {} // stays until it is done, or somebody ends it
             2 => {
                 self.fire(Fault::OneShotLost);

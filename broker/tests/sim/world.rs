@@ -44,6 +44,8 @@ const LIMITS: Limits = Limits {
     offline_queue: false,
     status: StatusLimits { hook_fresh_ms: 15_000, working_ms: WORKING_MS },
     kick_cooldown_ms: COOLDOWN_MS,
+    member_sessions: 100,
+    hello_rate: 0,
 };
 
 /// What may happen next.
@@ -137,6 +139,8 @@ pub(crate) struct Process {
     cut_until: u64,
     cut_since: Option<u64>,
     idle_since: Option<u64>,
+    /// By so much its clock is behind the store's, until then.
+    pub(crate) clock_behind: (i64, u64),
 }
 
 /// Until when a node is cut off from what.
@@ -414,6 +418,14 @@ impl World {
     /// The time as a process knows it: no two clocks agree.
     pub(crate) fn time(&self, process: u64) -> Now {
         Now { mono: self.now + skew(process), wall: wall(self.now) }
+    }
+
+    /// The same, as it reads hellos by: it may not have followed the store's clock yet.
+    fn reading_time(&self, process: u64) -> Now {
+        let now = self.time(process);
+        let behind = self.processes.get(&process).map_or((0, 0), |p| p.clock_behind);
+        let behind = if self.now < behind.1 { behind.0 } else { 0 };
+        Now { wall: now.wall - behind, ..now }
     }
 
     pub(crate) fn run_until(&mut self, end: u64) {

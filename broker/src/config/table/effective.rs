@@ -127,6 +127,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..LIMIT
     },
     Setting {
+        name: "MAX_SESSIONS_PER_MEMBER",
+        default: Default::Derived("three quarters of `MAX_CONNECTIONS_PER_MESH`", member_share),
+        what: "Connections of one member in a mesh with others; a further one is closed with \
+               `capacity`",
+        set: |c, text| whole(text, 1..=100_000).map(|n| c.max_sessions_per_member = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "HELLO_RATE_PER_MINUTE",
+        default: Default::Is("600"),
+        what: "Hellos per minute one member may say, and as many at once as a mesh has places; 0 is \
+               no limit",
+        set: |c, text| whole(text, 0..=1_000_000).map(|n| c.hello_rate_per_minute = n),
+        ..LIMIT
+    },
+    Setting {
         name: "MAX_MESSAGE_BYTES",
         default: Default::Is("65536"),
         what: "Bytes of one `send`: ciphertext, nonce and target together",
@@ -318,6 +334,12 @@ pub(super) const SETTINGS: &[Setting] = &[
 
 fn local_ws_url(known: &Known) -> String {
     format!("ws://127.0.0.1:{}/ws", known.setting("BROKER_PORT"))
+}
+
+/// A mesh of one place belongs to one member.
+fn member_share(known: &Known) -> String {
+    let places: u64 = known.setting("MAX_CONNECTIONS_PER_MESH").parse().unwrap_or(1);
+    (places * 3 / 4).max(1).to_string()
 }
 
 /// What Fly.io calls the machine, else what the host is called.

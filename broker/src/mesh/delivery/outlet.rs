@@ -23,8 +23,8 @@ pub(super) const PROBE_MS: Ms = 1_000;
 pub(crate) struct Rank {
     /// Without a proven key.
     pub(crate) unproven: bool,
-    /// A command that will be gone in a moment: it names a key nobody can prove.
-    pub(crate) one_shot: bool,
+    /// It is likely to be gone in a moment.
+    pub(crate) short_lived: bool,
 }
 
 /// A lease that envelopes can leave through.

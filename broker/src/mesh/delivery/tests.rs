@@ -12,7 +12,7 @@ fn many_long_queues_are_read_back_within_the_bound() {
     let queue = |number| (QueueId { recipient: session(number), lane }, 1_000);
     let mut delivery = Delivery::load((0..PEERS).map(queue).collect(), 0, 1);
     for no in 0..PEERS {
-        let rank = Rank { unproven: false, one_shot: false };
+        let rank = Rank { unproven: false, short_lived: false };
         delivery.open(no, session(no), format!("member-{no}").as_str().into(), rank);
         delivery.attach(no, false);
     }
@@ -59,7 +59,7 @@ impl Two {
     fn new() -> Self {
         let mut delivery = Delivery::default();
         for no in 0..2 {
-            let rank = Rank { unproven: false, one_shot: false };
+            let rank = Rank { unproven: false, short_lived: false };
             delivery.open(no, session(no), "member".into(), rank);
             delivery.attach(no, false);
         }

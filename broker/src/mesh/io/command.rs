@@ -6,7 +6,7 @@ use protocol::MemberId;
 use protocol::client::{ClientAck, Profile, Request, Send, Verb};
 use serde::{Deserialize, Serialize};
 
-use super::ConnId;
+use super::{ConnId, Ms};
 use crate::model::Epoch;
 
 /// What an edge asks of the owner, numbered per connection by the link.
@@ -18,6 +18,10 @@ pub enum Command {
     Detach {
         /// The peer said goodbye (a close frame), or just went.
         clean: bool,
+        /// The socket goes on under another hello: the presence keys it may have in this mesh. A
+        /// presence under another key is replaced, and ends at once.
+        #[serde(default)]
+        next: Option<Vec<String>>,
     },
     /// See [`Send`].
     Send(Send),
@@ -83,8 +87,66 @@ pub struct Attach {
     pub profile: Profile,
     /// The hello's signature: it is accepted once.
     pub signature: Arc<str>,
-    /// When it was said, by the peer's clock.
-    pub said_at: i64,
+    /// When an edge read it.
+    #[serde(default)]
+    pub read_at: ReadAt,
+}
+
+impl Attach {
+    /// What a returning session is recognized by: its proven key, or what a plain hello says of it.
+    pub fn presence_key(&self) -> String {
+        let profile = &self.profile;
+        let parts = match &self.session {
+            SessionKey::Proven(key) => serde_json::json!(["session", key]),
+            other => serde_json::json!([
+                "member",
+                self.pubkey,
+                profile.session_id,
+                profile.hostname,
+                other.key()
+            ]),
+        };
+        parts.to_string()
+    }
+
+    /// Its presence key, and the one it has if the key it claims does not count.
+    pub fn presence_keys(&self) -> Vec<String> {
+        let mut keys = vec![self.presence_key()];
+        if let SessionKey::Claimed(_) = self.session {
+            let unclaimed = Self { session: SessionKey::Absent, ..self.clone() };
+            keys.push(unclaimed.presence_key());
+        }
+        keys
+    }
+}
+
+/// When an edge read a hello. It decides which of two hellos of one presence is newer; the clients'
+/// clocks have no part in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadAt {
+    /// The process of the edge.
+    pub process: u64,
+    /// By that process's monotonic clock.
+    pub mono: Ms,
+    /// By the store's clock, which all nodes follow: milliseconds since the Unix epoch.
+    pub wall: i64,
+}
+
+impl ReadAt {
+    /// The clocks of two nodes may differ by so much, in milliseconds.
+    const SKEW_MS: i64 = 500;
+    /// A hello waits for its owner for 8 s, or as long as its edge stands still. A longer lead is
+    /// that of a clock that was set.
+    const WAIT_MS: i64 = 60_000;
+
+    /// Whether this was certainly read after `other`.
+    pub fn is_after(&self, other: &Self) -> bool {
+        if self.process == other.process {
+            return self.mono > other.mono;
+        }
+        let lead = self.wall.saturating_sub(other.wall);
+        (Self::SKEW_MS..=Self::WAIT_MS).contains(&lead)
+    }
 }
 
 /// A session's own key, as a hello claims it.

@@ -17,7 +17,8 @@ impl Command {
                 Verb::SetProfile(_) => 16 * 1024,
                 _ => 512,
             },
-            Self::Detach { .. } | Self::ClientAck(_) | Self::Unknown => 128,
+            Self::Detach { .. } => 1024,
+            Self::ClientAck(_) | Self::Unknown => 128,
         }
     }
 }

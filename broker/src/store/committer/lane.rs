@@ -96,7 +96,9 @@ fn bytes(commit: &MeshCommit) -> usize {
         Write::Done { command, reply } => command.len() + reply.len() + 128,
         // Groups and profile are bounded to some kilobytes where they are read.
         Write::SaveState(_) => 4096,
+        Write::SeeHello { .. } => 256,
         Write::Confirm(_)
+        | Write::Undeliverable { .. }
         | Write::DropLease(_)
         | Write::Inherit { .. }
         | Write::RecordKey { .. }

@@ -128,6 +128,9 @@ impl Store for Scripted {
     async fn grants(&self, _: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError> {
         unimplemented!()
     }
+    async fn taken_keys(&self, _: &MeshId, _: &[Arc<str>]) -> Result<Vec<Arc<str>>, StoreError> {
+        unimplemented!()
+    }
     async fn topic(&self, _: &MeshId, _: &str) -> Result<Option<Topic>, StoreError> {
         unimplemented!()
     }

@@ -197,7 +197,7 @@ pub(super) fn place(name: &str) -> Place {
 
 /// Who somebody is, and no more.
 pub(super) fn claim(pubkey: &str) -> Claim {
-    Claim { pubkey: pubkey.into(), session: None, place: None }
+    Claim { pubkey: pubkey.into(), session: None, place: None, hello: None }
 }
 
 pub(super) fn audit(prev_hash: &str, hash: &str) -> Write {

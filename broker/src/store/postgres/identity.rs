@@ -1,5 +1,7 @@
 //! Who there is: schema `mesh`, which others may write as well.
 
+use std::sync::Arc;
+
 use protocol::client::{Group, PeerProfile, Status};
 use protocol::{MemberId, MeshId};
 use serde::de::DeserializeOwned;
@@ -10,8 +12,8 @@ use sqlx::postgres::PgRow;
 use super::error::classify;
 use super::{Postgres, read};
 use crate::model::{
-    Ban, Claim, Grants, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending, Place,
-    SavedState, Target, Topic,
+    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending,
+    Place, SavedState, Target, Topic,
 };
 use crate::store::StoreError;
 use crate::store::people::totals;
@@ -33,7 +35,9 @@ pub(super) async fn identify(
         .bind(&place.session_id)
         .bind(&place.cwd)
         .bind(place.pid)
-        .bind(PENDING_MS);
+        .bind(PENDING_MS)
+        .bind(claim.hello.as_deref())
+        .bind(HELLO_SEEN_MS);
     let row = read!(store, "looking an identity up", query, fetch_optional);
     row.map(|row| identity(&row)).transpose()
 }
@@ -46,6 +50,9 @@ fn identity(row: &PgRow) -> Result<Identity, StoreError> {
             self_editable: None,
             member: None,
             key_member: row.try_get::<Option<&str>, _>("key_member")?.map(Into::into),
+            key_taken: row.try_get("key_taken")?,
+            seen_by: row.try_get("seen_by")?,
+            alone: row.try_get("alone")?,
             saved: None,
             pending: pending(row)?,
         };
@@ -138,6 +145,27 @@ pub(super) async fn grants(
         (!grants.is_empty()).then(|| (id.into(), grants))
     };
     Ok(rows.into_iter().filter_map(read).collect())
+}
+
+pub(super) async fn taken_keys(
+    store: &Postgres,
+    mesh: &MeshId,
+    keys: &[Arc<str>],
+) -> Result<Vec<Arc<str>>, StoreError> {
+    let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+    let query = sqlx::query_scalar::<_, String>(
+        "SELECT k.key FROM unnest($2::text[]) AS k (key)
+         WHERE EXISTS (
+             SELECT FROM mesh.member m
+             WHERE m.mesh_id = $1 AND m.peer_pubkey IN (k.key, upper(k.key))
+         ) OR EXISTS (
+             SELECT FROM broker.session_key s WHERE s.mesh_id = $1 AND s.key = k.key
+         )",
+    )
+    .bind(mesh.as_str())
+    .bind(keys);
+    let taken = read!(store, "looking claimed keys up", query, fetch_all);
+    Ok(taken.into_iter().map(Into::into).collect())
 }
 
 pub(super) async fn topic(

@@ -137,9 +137,10 @@ pub(super) async fn messages(
         let id: &str = row.try_get("id")?;
         let recipients: &str = row.try_get("recipients")?;
         let waiting: Vec<String> = row.try_get("waiting")?;
-        Ok((id, row.try_get("target")?, recipients, waiting, row.try_get("delivered_at")?))
+        let ends = (row.try_get("delivered_at")?, row.try_get("undeliverable")?);
+        Ok((id, row.try_get("target")?, recipients, waiting, ends))
     };
-    let (id, target, recipients, waiting, delivered_at) =
+    let (id, target, recipients, waiting, (delivered_at, undeliverable)) =
         columns().map_err(|error| classify(TASK, &error))?;
     if !id.starts_with(prefix) {
         return Ok(Vec::new());
@@ -154,6 +155,7 @@ pub(super) async fn messages(
         recipients: recipients.split_terminator(' ').map(parse).collect::<Result<_, _>>()?,
         waiting: waiting.iter().map(String::as_str).map(parse).collect::<Result<_, _>>()?,
         delivered_at,
+        undeliverable,
     }])
 }
 

@@ -10,6 +10,7 @@ use sqlx::{Connection, Row};
 use super::error::{bounded, classify};
 use super::session::READ_LIMIT;
 use super::{Postgres, read};
+use crate::model::HELLO_SEEN_MS;
 use crate::store::{Retained, StoreError};
 
 const TASK: &str = "removing expired messages";
@@ -46,6 +47,11 @@ pub(super) async fn retain(store: &Postgres, before: i64) -> Result<Retained, St
     // As long as an edge may ask again, and much longer.
     let forget = sqlx::query("DELETE FROM broker.command WHERE done_at < now() - interval '1 day'");
     read!(store, "forgetting commands", forget, execute);
+    let forget = sqlx::query(
+        "DELETE FROM broker.hello_seen
+         WHERE seen_at < clock_timestamp() - $1::bigint * interval '1 millisecond'",
+    );
+    read!(store, "forgetting hellos", forget.bind(HELLO_SEEN_MS), execute);
     Ok(total)
 }
 

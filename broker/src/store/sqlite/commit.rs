@@ -104,6 +104,7 @@ async fn epochs(
 struct Plan<'a> {
     accepts: Vec<NewEnvelope<'a>>,
     confirms: Vec<(&'a MeshId, &'a Confirm)>,
+    undeliverables: Vec<(&'a MeshId, &'a PresenceId, &'a str)>,
     inherits: Vec<(&'a MeshId, &'a PresenceId, &'a MemberId)>,
     purges: Vec<(usize, &'a MeshId, &'a MemberId, &'a [PresenceId])>,
     leases: Vec<(&'a MeshId, Change<'a>)>,
@@ -118,7 +119,10 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
     let mesh = &commit.mesh;
     let (mut stage, mut moved) = (0, false);
     for write in commit.units.iter().flat_map(|unit| &unit.0) {
-        let barrier = matches!(write, Write::Inherit { .. } | Write::Purge { .. });
+        let barrier = matches!(
+            write,
+            Write::Undeliverable { .. } | Write::Inherit { .. } | Write::Purge { .. }
+        );
         if moved && (barrier || matches!(write, Write::Accept(_) | Write::Confirm(_))) {
             (stage, moved) = (stage + 1, false);
         }
@@ -131,6 +135,9 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
             Write::Accept(accept) => plan.accepts.push(NewEnvelope { mesh, accept }),
             Write::Confirm(confirm) => plan.confirms.push((mesh, confirm)),
             Write::Inherit { from, to } => plan.inherits.push((mesh, from, to)),
+            Write::Undeliverable { presence, key } => {
+                plan.undeliverables.push((mesh, presence, key));
+            }
             Write::Purge { member, presences } => {
                 plan.purges.push((index, mesh, member, presences));
             }
@@ -143,6 +150,7 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
             | Write::Revoke { .. }
             | Write::Reinstate { .. }
             | Write::Done { .. }
+            | Write::SeeHello { .. }
             | Write::UsePending(_) => plan.seldom.push((mesh, write)),
         }
     }
@@ -159,6 +167,9 @@ impl Plan<'_> {
             return Ok(false);
         }
         CONFIRMS.run(connection, &self.confirms, bind_confirm).await?;
+        for (mesh, presence, key) in &self.undeliverables {
+            moves::undeliverable(connection, mesh, presence, key).await?;
+        }
         for (mesh, from, to) in &self.inherits {
             moves::inherit(connection, mesh, from, to).await?;
         }

@@ -1,5 +1,7 @@
 //! Who there is: identities, grants, topics, and whom moderation is about.
 
+use std::sync::Arc;
+
 use protocol::client::{Group, Status};
 use protocol::{MemberId, MeshId};
 use sqlx::sqlite::SqliteRow;
@@ -8,8 +10,8 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 use super::error::{StoreResult, corrupt};
 use super::now;
 use crate::model::{
-    Ban, Claim, Grants, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending, Place,
-    SavedState, Target, Topic, Totals,
+    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending,
+    Place, SavedState, Target, Topic, Totals,
 };
 use crate::store::people::is_topic_id;
 
@@ -29,16 +31,28 @@ pub(super) async fn identify(
     claim: &Claim,
 ) -> StoreResult<Option<Identity>> {
     let mut tx = reader.begin().await?;
-    let found = sqlx::query(
+    let found = sqlx::query(concat!(
         "SELECT coalesce(nullif(name, ''), nullif(slug, ''), id), archived_at IS NOT NULL, \
            self_editable, \
            (SELECT member_id FROM session_key k WHERE k.mesh_id = mesh.id AND k.key = ?2 \
               AND NOT EXISTS (SELECT 1 FROM member r \
-                WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL)) \
+                WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL)), \
+           EXISTS (SELECT 1 FROM member t \
+             WHERE t.mesh_id = mesh.id AND t.peer_pubkey IN (?2, upper(?2))) \
+             OR EXISTS (SELECT 1 FROM session_key t WHERE t.mesh_id = mesh.id AND t.key = ?2), \
+           (SELECT conn FROM hello_seen s WHERE s.mesh_id = mesh.id AND s.digest = ?3 \
+              AND s.seen_at > ",
+        now!(),
+        " - ?4), \
+           NOT EXISTS (SELECT 1 FROM member o WHERE o.mesh_id = mesh.id \
+             AND o.peer_pubkey <> ?5 AND o.revoked_at IS NULL) \
          FROM mesh WHERE id = ?1",
-    )
+    ))
     .bind(mesh.as_str())
     .bind(claim.session.as_deref())
+    .bind(claim.hello.as_deref())
+    .bind(HELLO_SEEN_MS)
+    .bind(&*claim.pubkey)
     .fetch_optional(&mut *tx)
     .await?;
     let Some(row) = found else { return Ok(None) };
@@ -48,6 +62,9 @@ pub(super) async fn identify(
         archived: row.try_get(1)?,
         self_editable: self_editable.map_err(|_| corrupt("mesh.self_editable is no JSON"))?,
         key_member: row.try_get::<Option<&str>, _>(3)?.map(Into::into),
+        key_taken: row.try_get(4)?,
+        seen_by: row.try_get(5)?,
+        alone: row.try_get(6)?,
         member: member(&mut tx, mesh, &claim.pubkey).await?,
         saved: None,
         pending: None,
@@ -174,6 +191,25 @@ pub(super) async fn grants(
     }
     grants.retain(|(_, grants): &(MemberId, Grants)| !grants.is_empty());
     Ok(grants)
+}
+
+pub(super) async fn taken_keys(
+    reader: &SqlitePool,
+    mesh: &MeshId,
+    keys: &[Arc<str>],
+) -> StoreResult<Vec<Arc<str>>> {
+    let keys = serde_json::Value::from(keys.iter().map(|key| &**key).collect::<Vec<_>>());
+    let taken: Vec<String> = sqlx::query_scalar(
+        "SELECT k.value FROM json_each(?2) k \
+         WHERE EXISTS (SELECT 1 FROM member m \
+             WHERE m.mesh_id = ?1 AND m.peer_pubkey IN (k.value, upper(k.value))) \
+           OR EXISTS (SELECT 1 FROM session_key s WHERE s.mesh_id = ?1 AND s.key = k.value)",
+    )
+    .bind(mesh.as_str())
+    .bind(keys.to_string())
+    .fetch_all(reader)
+    .await?;
+    Ok(taken.into_iter().map(Into::into).collect())
 }
 
 pub(super) async fn topic(

@@ -4,6 +4,7 @@ use protocol::{MemberId, MeshId, PresenceId};
 use sqlx::sqlite::SqliteConnection;
 
 use super::error::StoreResult;
+use super::now;
 use crate::model::Recipient;
 
 /// Moved deliveries are found from their envelope, as shared ones are: their recipient is not the
@@ -30,6 +31,46 @@ pub(super) async fn inherit(
         .bind(&from)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// What waits for a presence and was addressed to the key it claimed reaches nobody any more. Such an
+/// envelope has one recipient.
+pub(super) async fn undeliverable(
+    connection: &mut SqliteConnection,
+    mesh: &MeshId,
+    presence: &PresenceId,
+    key: &str,
+) -> StoreResult<()> {
+    let recipient = Recipient::Presence(presence.clone()).to_string();
+    let found: Vec<i64> = sqlx::query_scalar(
+        "SELECT d.seq FROM delivery d \
+           CROSS JOIN envelope e ON e.mesh_id = d.mesh_id AND e.seq = d.seq \
+         WHERE d.mesh_id = ?1 AND d.recipient = ?2 AND e.target = ?3",
+    )
+    .bind(mesh.as_str())
+    .bind(&recipient)
+    .bind(key)
+    .fetch_all(&mut *connection)
+    .await?;
+    for seq in found {
+        sqlx::query("DELETE FROM delivery WHERE mesh_id = ? AND recipient = ? AND seq = ?")
+            .bind(mesh.as_str())
+            .bind(&recipient)
+            .bind(seq)
+            .execute(&mut *connection)
+            .await?;
+        // The delivery took the body along, and left a time of delivery.
+        sqlx::query(concat!(
+            "UPDATE envelope SET delivered_at = NULL, undeliverable_at = ",
+            now!(),
+            " WHERE mesh_id = ? AND seq = ?"
+        ))
+        .bind(mesh.as_str())
+        .bind(seq)
+        .execute(&mut *connection)
+        .await?;
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 
 use super::error::{StoreResult, bad_data};
 use super::now;
-use crate::model::{History, StateChange, Write};
+use crate::model::{HELLO_SEEN_MS, History, StateChange, Write};
 use crate::store::mentions::mentioned;
 
 /// One write of the kinds that have statements of their own; nothing for the others.
@@ -41,17 +41,44 @@ pub(super) async fn write(
         .bind(mesh.as_str())
         .bind(command)
         .bind(reply),
+        Write::SeeHello { digest, conn } => return see_hello(connection, mesh, digest, conn).await,
         Write::UsePending(id) => sqlx::query("DELETE FROM pending_status WHERE id = ?").bind(id),
         Write::Accept(_)
         | Write::Confirm(_)
         | Write::SaveLease(_)
         | Write::DropLease(_)
         | Write::Inherit { .. }
+        | Write::Undeliverable { .. }
         | Write::Purge { .. }
         | Write::RecordKey { .. }
         | Write::Audit(_) => return Ok(()),
     };
     statement.execute(connection).await?;
+    Ok(())
+}
+
+/// What is too old to be shown again goes.
+async fn see_hello(
+    connection: &mut SqliteConnection,
+    mesh: &MeshId,
+    digest: &str,
+    conn: &str,
+) -> StoreResult<()> {
+    sqlx::query(concat!("DELETE FROM hello_seen WHERE mesh_id = ? AND seen_at < ", now!(), " - ?"))
+        .bind(mesh.as_str())
+        .bind(HELLO_SEEN_MS)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(concat!(
+        "INSERT INTO hello_seen (mesh_id, digest, conn, seen_at) VALUES (?, ?, ?, ",
+        now!(),
+        ") ON CONFLICT DO NOTHING",
+    ))
+    .bind(mesh.as_str())
+    .bind(digest)
+    .bind(conn)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

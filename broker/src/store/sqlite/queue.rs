@@ -152,7 +152,7 @@ pub(super) async fn messages(
     let seq = to_i64(seq)?;
     let mut tx = reader.begin().await?;
     let found = sqlx::query(
-        "SELECT id, target, recipients, delivered_at FROM envelope \
+        "SELECT id, target, recipients, delivered_at, undeliverable_at IS NOT NULL FROM envelope \
          WHERE mesh_id = ?1 AND seq = ?2 AND substr(id, 1, length(?3)) = ?3",
     )
     .bind(mesh.as_str())
@@ -183,6 +183,7 @@ pub(super) async fn messages(
         recipients: recipients.split_whitespace().map(recipient).collect::<Result<_, _>>()?,
         waiting: waiting.iter().map(|text| recipient(text)).collect::<Result<_, _>>()?,
         delivered_at: row.try_get(3)?,
+        undeliverable: row.try_get(4)?,
     }])
 }
 

@@ -4,6 +4,7 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::error::{StoreResult, to_u64};
 use super::{now, within};
+use crate::model::HELLO_SEEN_MS;
 use crate::store::Retained;
 
 /// Envelopes looked at in one transaction: some milliseconds, which a commit can wait.
@@ -29,7 +30,16 @@ pub(super) async fn retain(
     }
     within(forget_nodes(writer, before)).await?;
     within(forget_commands(writer)).await?;
+    within(forget_hellos(writer)).await?;
     Ok(removed)
+}
+
+async fn forget_hellos(writer: &SqlitePool) -> StoreResult<()> {
+    sqlx::query(concat!("DELETE FROM hello_seen WHERE seen_at < ", now!(), " - ?"))
+        .bind(HELLO_SEEN_MS)
+        .execute(writer)
+        .await?;
+    Ok(())
 }
 
 /// Removes what is old of the next stretch above `after`; answers where it ended, if there is a

@@ -187,6 +187,7 @@ impl Node {
             ("DRAIN_SECONDS", "1"),
             ("NODE_ENV", "test"),
             ("SEND_RATE_PER_MINUTE", "0"),
+            ("HELLO_RATE_PER_MINUTE", "0"),
         ];
         let settings = own.iter().chain(settings);
         let settings = settings.map(|(name, value)| ((*name).into(), (*value).into())).collect();

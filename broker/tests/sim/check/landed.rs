@@ -59,6 +59,8 @@ impl Checker {
             Write::SaveLease(row) => {
                 let verdict = self.lease_saved(now, epoch, row);
                 self.note("leases", now, verdict);
+                let verdict = self.leases.claim(row, store);
+                self.note("claims", now, verdict);
             }
             Write::SaveState(change) => {
                 let behind = unit.0[place + 1..].iter().find(|w| !matches!(w, Write::Audit(_)));
@@ -72,7 +74,7 @@ impl Checker {
                 let verdict = self.presences.left(now, presence.as_str(), cause);
                 self.watchers.went(now, presence.as_str());
                 self.note("P5", now, verdict);
-                self.leases.0.remove(presence);
+                self.leases.all.remove(presence);
             }
             Write::Accept(accept) => {
                 let sender = self.traffic.sender(&accept.envelope.ciphertext);
@@ -82,6 +84,9 @@ impl Checker {
                 let verdict =
                     recipients::check(unit, accept, sender.as_ref(), leases, windows, store);
                 self.note("recipients", now, verdict);
+            }
+            Write::RecordKey { key, .. } => {
+                self.leases.proven.insert(key.to_string());
             }
             Write::UsePending(_) => {
                 self.fire(Fault::PendingUsed);
@@ -110,7 +115,7 @@ impl Checker {
 
     fn lease_saved(&mut self, now: u64, epoch: Epoch, row: &LeaseRow) -> Result<(), String> {
         let before = self.leases.save(row)?;
-        let Some(body) = self.leases.0.get(&row.presence) else { return Ok(()) };
+        let Some(body) = self.leases.all.get(&row.presence) else { return Ok(()) };
         self.saved.changed(&row.presence, before.as_ref(), body);
         if let Some(before) = &before
             && (before.status, body.status) == (Status::Working, Status::Idle)
@@ -135,7 +140,7 @@ impl Checker {
                 (member, self.traffic.session_has(key, envelope.id.as_str()))
             }
             Recipient::Presence(presence) => {
-                let member = self.leases.0.get(presence).map(|body| body.member.clone());
+                let member = self.leases.all.get(presence).map(|body| body.member.clone());
                 let identity = self.presences.identity(presence.as_str());
                 (member, identity.is_some_and(|who| self.traffic.has(who, envelope.id.as_str())))
             }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::mesh::BRIEF_MS;
+use broker::mesh::SHORT_LIVED_MS;
 
 use crate::world::GRACE_MS;
 
@@ -46,6 +46,13 @@ pub(super) struct Presences {
     farewells: BTreeSet<u64>,
     /// By the keys they name: one-shot commands, and when each was attached.
     commands: BTreeMap<String, (u64, Option<u64>)>,
+    /// Whoever's connection went on as another presence, and since when; and all of them ever.
+    pub(super) replaced: BTreeMap<u64, u64>,
+    succeeded: BTreeSet<u64>,
+    /// By who follows on the same connection.
+    former: BTreeMap<u64, u64>,
+    /// Keys that others were told of.
+    told: BTreeSet<String>,
     /// Those that were gone before they could be anybody's news.
     brief: BTreeSet<String>,
     pub(super) reattaches: usize,
@@ -54,12 +61,37 @@ pub(super) struct Presences {
 }
 
 impl Presences {
+    /// A connection has gone on as another presence.
+    pub(super) fn succeeded(&mut self, now: u64, identity: u64) {
+        self.replaced.insert(identity, now);
+        self.succeeded.insert(identity);
+    }
+
+    /// A short-lived session that is lost before it is announced has no grace.
+    fn is_untold_command(&self, identity: u64) -> bool {
+        let named = self.commands.iter().find(|(_, command)| command.0 == identity);
+        named.is_some_and(|(key, _)| !self.told.contains(key))
+    }
+
+    /// On one connection `identity` follows `former`, who may not be gone yet.
+    pub(super) fn follows(&mut self, identity: u64, former: u64) {
+        self.former.insert(identity, former);
+    }
+
+    /// Whether another than this one has claimed the key.
+    pub(super) fn is_claimed_by_another(&self, key: &str, identity: u64) -> bool {
+        let claimer = self.commands.get(key).map(|(claimer, _)| *claimer);
+        claimer.is_some_and(|who| who != identity && self.former.get(&identity) != Some(&who))
+    }
+
     pub(super) fn owner_lost(&mut self, now: u64) {
+        self.replaced.clear();
         self.ownerless_since.get_or_insert(now);
     }
 
     /// Another owner, or the same anew.
     pub(super) fn restarted(&mut self, now: u64) {
+        self.replaced.clear();
         self.restarts.push(now);
     }
 
@@ -119,7 +151,7 @@ impl Presences {
     pub(super) fn goodbye_read(&mut self, now: u64, identity: u64) {
         let command = self.commands.iter().find(|(_, command)| command.0 == identity);
         if let Some((key, (_, Some(attached)))) = command
-            && now - attached < BRIEF_MS / 2
+            && now - attached < SHORT_LIVED_MS / 2
         {
             self.brief.insert(key.clone());
         }
@@ -127,6 +159,9 @@ impl Presences {
 
     /// Others are told of a presence.
     pub(super) fn announced(&mut self, now: u64, event: &str, key: &str) -> Result<(), String> {
+        if matches!(event, "peer_joined" | "peer_returned") {
+            self.told.insert(key.to_owned());
+        }
         let Some((_, Some(attached))) = self.commands.get(key) else { return Ok(()) };
         let quiet = self.troubled(*attached, now) == 0;
         if quiet
@@ -135,7 +170,7 @@ impl Presences {
         {
             return Err(format!("{event} of a command that was gone at once"));
         }
-        if quiet && event == "peer_joined" && now - attached < BRIEF_MS - CATCH_UP_MS {
+        if quiet && event == "peer_joined" && now - attached < SHORT_LIVED_MS - CATCH_UP_MS {
             return Err(format!("{event} of a command after {} ms", now - attached));
         }
         Ok(())
@@ -188,8 +223,15 @@ impl Presences {
         if self.present.remove(&identity).as_deref() != Some(presence) {
             return Err(format!("{presence} left and was not here"));
         }
+        if let Some(since) = self.replaced.remove(&identity) {
+            let allowed = SLACK_MS + self.troubled(since, now);
+            if now - since > allowed {
+                return Err(format!("client {identity} was replaced {} ms before", now - since));
+            }
+        }
         let departed = self.departed.remove(&identity);
-        if cause == Cause::Moderated || self.farewells.contains(&identity) {
+        let unasked = self.succeeded.contains(&identity) || self.is_untold_command(identity);
+        if cause == Cause::Moderated || self.farewells.contains(&identity) || unasked {
             return Ok(());
         }
         self.lapsed.push(identity);

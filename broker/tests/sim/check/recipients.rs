@@ -51,14 +51,16 @@ pub(super) fn check(
     let is_in =
         |body: &Body| topic.members.contains(&body.member) && !store.members[&body.member].revoked;
     let settled = |body: &Body| windows.topic_settled(now, &topic.id, &body.member);
-    let others = leases.0.iter().filter(|(presence, _)| Some(*presence) != sender);
+    let others = leases.all.iter().filter(|(presence, _)| Some(*presence) != sender);
     judge(
         accept,
         others.map(|(presence, body)| {
             (
                 body.own(presence),
                 is_in(body),
-                settled(body) && windows.removal_settled(now, &body.member),
+                settled(body)
+                    && windows.removal_settled(now, &body.member)
+                    && !body.may_be_no_recipient(),
             )
         }),
     )
@@ -75,11 +77,12 @@ fn to_many(
     let known = now.saturating_sub(KNOWN_MS);
     judge(
         accept,
-        leases.0.iter().map(|(presence, body)| {
+        leases.all.iter().map(|(presence, body)| {
             let grant = (&body.member, from, Capability::Broadcast);
             let fits = body.member != *from && body.visible && fits(body);
             let denied = windows.denied_throughout(grant, known, now);
             let settled = denied || !windows.denied_within(grant, known, now);
+            let settled = settled && !body.may_be_no_recipient();
             (body.own(presence), fits && !denied, settled)
         }),
     )

@@ -63,7 +63,7 @@ impl Removals {
             return Err(format!("{} is no moderator and was obeyed: {unit:?}", command.caller));
         }
         let ended = unit.0.iter().filter_map(|write| match write {
-            Write::DropLease(presence) => leases.0.get(presence),
+            Write::DropLease(presence) => leases.all.get(presence),
             _ => None,
         });
         let ended: Vec<_> = ended.collect();
@@ -93,7 +93,7 @@ impl Removals {
         epoch: Epoch,
         (presence, leases): (&PresenceId, &Leases),
     ) -> Result<(), String> {
-        let Some(body) = leases.0.get(presence) else { return Ok(()) };
+        let Some(body) = leases.all.get(presence) else { return Ok(()) };
         if self.banned.contains_key(&body.member) {
             return Err(format!("{} is banned and has {presence}", body.member));
         }

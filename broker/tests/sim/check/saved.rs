@@ -63,7 +63,7 @@ impl Saved {
             Write::DropLease(presence) => (presence, true),
             other => return Err(format!("a state is saved before {other:?}")),
         };
-        let Some(body) = leases.0.get(presence) else {
+        let Some(body) = leases.all.get(presence) else {
             return Err(format!("{presence} saves its state and is not here"));
         };
         let own = self.own.entry(presence.clone()).or_default();

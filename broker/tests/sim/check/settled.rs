@@ -82,8 +82,9 @@ fn delivered(world: &World, failures: &mut Vec<String>) {
             };
             for recipient in &row.recipients {
                 let seq = row.envelope.seq;
-                let excused =
-                    world.was_purged(recipient, seq) || world.check.was_withheld(recipient, seq);
+                let excused = world.was_purged(recipient, seq)
+                    || world.check.was_withheld(recipient, seq)
+                    || world.store.now.undeliverable.contains(&seq);
                 if !waiting.contains(&seq) && !excused && !world.check.has(recipient, id) {
                     let from = sender.index;
                     failures.push(format!("P2: {body} ({id}) from {from} to {recipient} is lost"));

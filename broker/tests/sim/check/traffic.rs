@@ -111,7 +111,7 @@ impl Checker {
     /// Somebody who may connect.
     pub(crate) fn introduce(&mut self, client: &Client) {
         self.traffic.introduce(client);
-        if client.kind == Kind::OneShot {
+        if client.kind == Kind::OneShot && client.claims.is_none() {
             self.presences.one_shot(client.identity, client.address());
         }
     }
@@ -140,6 +140,10 @@ impl Checker {
         let from = &envelope.sender.member;
         let verdict = self.removals.pushed(now, from, &member);
         self.note("bans", now, verdict);
+        if self.presences.is_claimed_by_another(&envelope.target, to.identity) {
+            let (id, to) = (&envelope.id, to.client);
+            self.fail(|| format!("claims: {now}: {id}, sealed to a command, goes to client {to}"));
+        }
         if let Some(capability) = envelope.capability() {
             let grant = (&member, from, capability);
             let attached = self.traffic.attached_at.get(&to.socket).copied().unwrap_or(now);

@@ -16,6 +16,8 @@ const LIMITS: Limits = Limits {
     offline_queue: false,
     status: StatusLimits { hook_fresh_ms: 15_000, working_ms: 25_000 },
     kick_cooldown_ms: 10_000,
+    member_sessions: 100,
+    hello_rate: 0,
 };
 
 fn node(name: &str) -> NodeKey {

@@ -16,7 +16,10 @@ impl SimStore {
             Question::Identity(claim) => {
                 Answer::Identity(Some(Box::new(self.identify(wall, claim))))
             }
-            Question::Grants => Answer::Grants(self.grants()),
+            Question::Grants { claims } => {
+                let taken = claims.iter().filter(|key| self.is_taken(key)).cloned().collect();
+                Answer::Grants { grants: self.grants(), taken }
+            }
             Question::Topic { spec } => {
                 let living = |member: &MemberId| !self.now.members[member].revoked;
                 let topic = self.now.topic(spec).cloned().map(|mut topic| {
@@ -66,9 +69,24 @@ impl SimStore {
             self_editable: None,
             member,
             key_member: claim.session.as_ref().and_then(|key| self.now.keys.get(key)).cloned(),
+            key_taken: claim.session.as_ref().is_some_and(|key| self.is_taken(key)),
+            seen_by: claim.hello.as_ref().and_then(|hello| self.seen_by(wall, hello)),
+            alone: false,
             saved,
             pending: place.and_then(|place| self.pending(wall, place)),
         }
+    }
+
+    /// Whether a session key is a member's, or somebody has proven it.
+    fn is_taken(&self, key: &Arc<str>) -> bool {
+        let taken = self.now.member_of(key).is_some() || self.now.keys.contains_key(key);
+        taken && !self.plants(Planted::ClaimBelieved)
+    }
+
+    fn seen_by(&self, wall: i64, hello: &str) -> Option<String> {
+        let (conn, at) = self.now.hellos.get(hello)?;
+        let fresh = wall - at <= HELLO_SEEN_MS && !self.plants(Planted::HelloForgotten);
+        fresh.then(|| conn.clone())
     }
 
     fn pending(&self, wall: i64, place: &Place) -> Option<Pending> {
@@ -168,6 +186,7 @@ impl SimStore {
             recipients: row.recipients.clone(),
             waiting: waiting.cloned().collect(),
             delivered_at: row.delivered_at,
+            undeliverable: self.now.undeliverable.contains(&row.envelope.seq),
         }]
     }
 

@@ -4,6 +4,7 @@ use broker::model::*;
 use protocol::{MemberId, PresenceId};
 
 use super::{Gone, Row, SimStore};
+use crate::client::wall;
 use crate::faults::Planted;
 
 impl SimStore {
@@ -15,6 +16,12 @@ impl SimStore {
             Write::SaveLease(row) => self.save(at, row),
             Write::DropLease(presence) => {
                 self.now.leases.remove(presence);
+            }
+            Write::Undeliverable { .. } if self.plants(Planted::SealedInherited) => {}
+            Write::Undeliverable { presence, key } => self.end_sealed(presence, key),
+            Write::SeeHello { digest, conn } => {
+                let seen = (conn.clone(), wall(at));
+                self.now.hellos.entry(digest.clone()).or_insert(seen);
             }
             Write::Inherit { from, to } => self.inherit(from, to),
             Write::RecordKey { key, member } => {
@@ -103,6 +110,17 @@ impl SimStore {
             self.now.received(&queue, seq);
             let queue = QueueId { recipient: Recipient::Member(to.clone()), lane: queue.lane };
             self.now.wait(queue, seq);
+        }
+    }
+
+    fn end_sealed(&mut self, presence: &PresenceId, key: &str) {
+        let from = Recipient::Presence(presence.clone());
+        let sealed = |seq: &Seq| self.now.envelopes[seq].envelope.target == *key;
+        let ended =
+            self.now.deliveries.iter().filter(|(q, seq)| q.recipient == from && sealed(seq));
+        for (queue, seq) in ended.cloned().collect::<Vec<_>>() {
+            self.now.received(&queue, seq);
+            self.now.undeliverable.insert(seq);
         }
     }
 

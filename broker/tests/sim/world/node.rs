@@ -40,6 +40,7 @@ impl World {
             cut_until: 0,
             cut_since: None,
             idle_since: None,
+            clock_behind: (0, 0),
         };
         let name = process.key.clone();
         self.processes.insert(id, process);
@@ -92,6 +93,7 @@ impl World {
     pub(crate) fn crash(&mut self, process: u64) {
         if self.processes.contains_key(&process) {
             self.crashes += 1;
+            self.check.forgive();
             self.kill(process);
         }
     }

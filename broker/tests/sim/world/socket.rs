@@ -98,7 +98,7 @@ impl World {
             }
             let Some(up) = state.unread.pop_front() else { return };
             self.trace(|| format!("{} -> {up:?}", self.line(socket)));
-            let now = self.time(self.sockets[&socket].process);
+            let now = self.reading_time(self.sockets[&socket].process);
             let Some(state) = self.sockets.get_mut(&socket) else { return };
             match up {
                 Up::Text(text) => {
@@ -148,7 +148,7 @@ impl World {
                     self.input(process, SeatInput::Open(conn));
                 }
                 Action::Up(numbered) => {
-                    self.note_command(identity, &numbered);
+                    self.note_command(socket, identity, &numbered);
                     self.input(process, SeatInput::Local(Input::Command(numbered)));
                 }
                 Action::Pong(conn, nonce) => {
@@ -226,7 +226,13 @@ impl World {
         self.down(socket, Down::Closed);
     }
 
-    fn note_command(&mut self, identity: u64, numbered: &Numbered) {
+    fn note_command(&mut self, socket: u64, identity: u64, numbered: &Numbered) {
+        if let Command::Detach { next: Some(_), .. } = &*numbered.command {
+            let (now, client) = (self.now, self.sockets[&socket].client);
+            if let Some(former) = self.clients[client].former.take() {
+                self.check.replaced(now, former);
+            }
+        }
         let Command::Request(request) = &*numbered.command else { return };
         let kicks = matches!(request.verb, Verb::Kick(_));
         if kicks

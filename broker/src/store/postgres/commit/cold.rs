@@ -9,6 +9,7 @@ use sqlx::{PgConnection, Postgres};
 
 use super::Answer;
 use super::plan::{Of, Plan, Seldom, Stage};
+use crate::model::HELLO_SEEN_MS;
 use crate::store::mentions::mentioned;
 
 /// The rows of meshes that may write; nothing if there are none.
@@ -39,6 +40,13 @@ pub(super) async fn move_deliveries(
     stage: &Stage<'_>,
     answer: &mut Answer,
 ) -> Done {
+    if let Some(rows) = written(&stage.undeliverables, answer) {
+        let statement = sqlx::query(include_str!("../sql/undeliverable.sql"))
+            .bind(meshes(plan, &rows))
+            .bind(column(&rows, |(was, _)| was.as_str()))
+            .bind(column(&rows, |(_, key)| *key));
+        execute(conn, statement).await?;
+    }
     if let Some(rows) = written(&stage.inherits, answer) {
         let statement = sqlx::query(include_str!("../sql/inherit.sql"))
             .bind(meshes(plan, &rows))
@@ -70,6 +78,14 @@ pub(super) async fn apply(conn: &mut PgConnection, plan: &Plan<'_>, answer: &Ans
             .bind(meshes(plan, &rows))
             .bind(column(&rows, |(key, _)| *key))
             .bind(column(&rows, |(_, member)| *member));
+        execute(conn, statement).await?;
+    }
+    if let Some(rows) = written(&plan.hellos, answer) {
+        let statement = sqlx::query(include_str!("../sql/see_hellos.sql"))
+            .bind(meshes(plan, &rows))
+            .bind(column(&rows, |(digest, _)| *digest))
+            .bind(column(&rows, |(_, conn)| *conn))
+            .bind(HELLO_SEEN_MS);
         execute(conn, statement).await?;
     }
     states(conn, plan, answer).await?;

@@ -36,6 +36,8 @@ pub(super) struct Plan<'a> {
     pub(super) leases: Vec<Of<&'a LeaseRow>>,
     /// Session keys and their members.
     pub(super) keys: Vec<Of<(&'a str, &'a str)>>,
+    /// Hellos that were accepted: digests and connections.
+    pub(super) hellos: Vec<Of<(&'a str, &'a str)>>,
     /// Members' states, each member once.
     pub(super) states: Vec<Of<StateChange>>,
     /// Messages for the histories of their topics.
@@ -49,8 +51,16 @@ pub(super) struct Plan<'a> {
 pub(super) struct Stage<'a> {
     pub(super) accepts: Vec<Of<AcceptRow<'a>>>,
     pub(super) confirms: Vec<Of<ConfirmRow<'a>>>,
+    /// Before the inheritances: what is left of a presence is its member's.
+    pub(super) undeliverables: Vec<Of<(String, &'a str)>>,
     pub(super) inherits: Vec<Of<(String, String)>>,
     pub(super) purges: Vec<Of<(&'a MemberId, Vec<String>)>>,
+}
+
+impl Stage<'_> {
+    fn moves_nothing(&self) -> bool {
+        self.undeliverables.is_empty() && self.inherits.is_empty() && self.purges.is_empty()
+    }
 }
 
 /// An accept as it is sent.
@@ -124,10 +134,11 @@ impl<'a> Plan<'a> {
     /// Whether one statement is all.
     pub(super) fn is_hot(&self) -> bool {
         self.stages.len() == 1
-            && self.stages.iter().all(|s| s.inherits.is_empty() && s.purges.is_empty())
+            && self.stages.iter().all(Stage::moves_nothing)
             && self.gone.is_empty()
             && self.leases.is_empty()
             && self.keys.is_empty()
+            && self.hellos.is_empty()
             && self.states.is_empty()
             && self.histories.is_empty()
             && self.seldom.is_empty()
@@ -178,6 +189,14 @@ impl<'a> Plan<'a> {
                 );
                 self.stage(memory.stage_of(mesh)).inherits.push((mesh, pair));
                 memory.next_stage(mesh);
+            }
+            Write::Undeliverable { presence, key } => {
+                let from = Recipient::Presence(presence.clone()).to_string();
+                let ended = (mesh, (from, &**key));
+                self.stage(memory.stage_of(mesh)).undeliverables.push(ended);
+            }
+            Write::SeeHello { digest, conn } => {
+                self.hellos.push((mesh, (digest.as_str(), conn.as_str())));
             }
             Write::Purge { member, presences } => {
                 let text = |id: &PresenceId| Recipient::Presence(id.clone()).to_string();

@@ -1,11 +1,26 @@
 -- Who is behind key $2 in mesh $1, and whose session key $3 is. With $4: also what the member left
 -- behind, and what a hook said of session $5, or else of process $7 in directory $6, in the last
--- $8 milliseconds.
+-- $8 milliseconds. Whether the hello of digest $9 was accepted in the last $10 milliseconds, and on
+-- which connection.
 SELECT
     coalesce(nullif(m.name, ''), nullif(m.slug, ''), m.id) AS mesh_name,
     m.archived_at IS NOT NULL AS archived,
     m.self_editable::text AS self_editable,
     k.member_id AS key_member,
+    EXISTS (
+        SELECT FROM mesh.member t WHERE t.mesh_id = m.id AND t.peer_pubkey IN ($3, upper($3))
+    ) OR EXISTS (
+        SELECT FROM broker.session_key t WHERE t.mesh_id = m.id AND t.key = $3
+    ) AS key_taken,
+    (
+        SELECT s.conn FROM broker.hello_seen s
+        WHERE s.mesh_id = m.id AND s.digest = $9
+            AND s.seen_at > clock_timestamp() - $10::bigint * interval '1 millisecond'
+    ) AS seen_by,
+    NOT EXISTS (
+        SELECT FROM mesh.member o
+        WHERE o.mesh_id = m.id AND o.peer_pubkey <> $2 AND o.revoked_at IS NULL
+    ) AS alone,
     p.id, p.peer_pubkey, p.display_name, p.role::text AS role, p.role_tag,
     p.default_groups::text AS default_groups, p.message_mode, p.revoked_at IS NOT NULL AS revoked,
     coalesce(p.user_id = m.owner_user_id, false)

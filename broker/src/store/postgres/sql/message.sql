@@ -1,7 +1,7 @@
 -- The message at $2 of mesh $1, and who has not confirmed it: its own recipient, or those found
 -- through the index of shared deliveries.
 SELECT
-    e.id, e.target, e.recipients, e.delivered_at,
+    e.id, e.target, e.recipients, e.delivered_at, e.undeliverable_at IS NOT NULL AS undeliverable,
     ARRAY(
         SELECT d.recipient
         FROM broker.delivery d
