@@ -25,6 +25,7 @@ mod p7_counts_are_sets;
 mod p8_bounds;
 mod p9_bad_input;
 mod presence_verbs;
+mod questions;
 mod status;
 mod store_postgres;
 mod store_postgres_faults;

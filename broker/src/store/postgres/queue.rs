@@ -137,9 +137,11 @@ pub(super) async fn messages(
         let id: &str = row.try_get("id")?;
         let recipients: &str = row.try_get("recipients")?;
         let waiting: Vec<String> = row.try_get("waiting")?;
-        Ok((id, row.try_get("target")?, recipients, waiting, row.try_get("delivered_at")?))
+        let members: Vec<String> = row.try_get("members")?;
+        let people = (row.try_get::<&str, _>("sender_member_id")?, members);
+        Ok((id, people, row.try_get("target")?, recipients, waiting, row.try_get("delivered_at")?))
     };
-    let (id, target, recipients, waiting, delivered_at) =
+    let (id, (sender, members), target, recipients, waiting, delivered_at) =
         columns().map_err(|error| classify(TASK, &error))?;
     if !id.starts_with(prefix) {
         return Ok(Vec::new());
@@ -150,6 +152,8 @@ pub(super) async fn messages(
     };
     Ok(vec![StoredMessage {
         id: id.into(),
+        sender: sender.into(),
+        members: members.into_iter().map(MemberId::from).collect(),
         target,
         recipients: recipients.split_terminator(' ').map(parse).collect::<Result<_, _>>()?,
         waiting: waiting.iter().map(String::as_str).map(parse).collect::<Result<_, _>>()?,
