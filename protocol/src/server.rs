@@ -108,7 +108,9 @@ impl Frame {
             Self::Verbatim { text, tail, .. } => {
                 Text::Shared { body: text.clone(), tail: tail.clone() }
             }
-            Self::PeersList { peers, req_id } => Text::list("peers_list", "peers", peers, req_id),
+            Self::PeersList { peers, req_id } => {
+                Text::list("peers_list", "peers", peers, req_id.as_ref())
+            }
             // Structs of strings, numbers and lists always serialize.
             _ => Text::Whole(serde_json::to_string(self).unwrap_or_default()),
         }

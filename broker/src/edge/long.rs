@@ -1,6 +1,6 @@
 //! Long answers, written past the WebSocket library: it would copy each into the buffer of its socket,
 //! where a peer that does not read would keep it. What waits for such a peer is what others have too,
-//! and one chunk.
+//! and one buffer.
 
 use std::io;
 use std::time::Duration;
@@ -12,8 +12,10 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
+/// Short pieces are gathered to so many bytes.
+const BUFFER: usize = 16 * 1024;
 /// Bytes written at once. Others come between.
-const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// Writes a text as one unmasked frame, as a server does (RFC 6455 §5.2). Before it, whatever the
 /// library has must have been flushed. Each chunk may take `patience`.
@@ -33,7 +35,7 @@ pub(super) async fn write(
     };
     let mut head = Vec::with_capacity(10);
     header.format(text.len() as u64, &mut head).map_err(io::Error::other)?;
-    let mut out = BufWriter::with_capacity(CHUNK, stream);
+    let mut out = BufWriter::with_capacity(BUFFER, stream);
     let pieces = std::iter::once(&head[..]).chain(text.pieces().map(str::as_bytes));
     for chunk in pieces.flat_map(|piece| piece.chunks(CHUNK)) {
         timeout(patience, out.write_all(chunk)).await??;

@@ -219,7 +219,9 @@ impl Mesh {
                 let mut holders = self.roster.addressed(key);
                 holders.any(|(_, lease)| lease.record.proven && lease.record.member == *own)
             }
-            to => self.lease_of(to).is_some_and(|lease| lease.record.member == *own),
+            presence @ Recipient::Presence(_) => {
+                self.lease_of(presence).is_some_and(|lease| lease.record.member == *own)
+            }
         };
         lease.record.moderator
             || message.sender == *own

@@ -63,7 +63,9 @@ mod tests {
         let mut last = LastAnswer::default();
         let mut items = [answer(&rows, "a"), answer(&rows, "],b"), answer(&others, "c")];
         let whole: Vec<_> = items.iter().map(|item| parts(item).0.to_string()).collect();
-        items.iter_mut().for_each(|item| last.share(item));
+        for item in &mut items {
+            last.share(item);
+        }
         let [a, b, c] = items.map(|item| parts(&item));
         assert!(Arc::ptr_eq(&a.0, &b.0) && !Arc::ptr_eq(&a.0, &c.0));
         for ((text, tail), whole) in [&a, &b, &c].into_iter().zip(whole) {

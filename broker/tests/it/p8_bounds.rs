@@ -135,7 +135,7 @@ async fn who_asks_and_does_not_read_costs_little() {
     let mesh = node.mesh("red", &["ana", "ben"]).await;
     let mut ana = TestPeer::session(&node, &mesh, "ana").await;
     let mut others = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..20 {
         let mut peer = TestPeer::join_as(&node, fat_hello(&mesh, "ana"), Habit::Reads).await;
         fatten(&mut peer).await;
         others.push(peer);
@@ -161,8 +161,8 @@ async fn who_asks_and_does_not_read_costs_little() {
     })
     .await;
     println!("640 lists of {whole} bytes: RSS {before} KiB, at most {most} KiB");
-    assert!(whole > 3_000_000, "{whole}");
-    assert!(most < before + 24 * 1024, "RSS grew from {before} to {most} KiB");
+    assert!(whole > 2_500_000, "{whole}");
+    assert!(most < before + before / 2, "RSS grew from {before} to {most} KiB");
 }
 
 /// Whoever has told too much is shown shortly, the others whole.

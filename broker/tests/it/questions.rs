@@ -165,9 +165,9 @@ async fn who_asks_much_is_answered_more_slowly_and_nobody_else() {
         let hello = Hello::session(&mesh, "ana").with(&json!({"groups": groups}));
         fat.push(TestPeer::join_as(&node, hello, Habit::Reads).await);
     }
+    let (start, count) = (Instant::now(), 14);
     let mut asker = TestPeer::session(&node, &mesh, "ben").await;
     let list = asker.ask(json!({"type": "list_peers"})).await.to_string().len() as u64;
-    let (start, count) = (Instant::now(), 14);
     for _ in 0..count {
         asker.peers().await;
     }

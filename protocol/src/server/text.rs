@@ -70,11 +70,11 @@ impl Text {
         kind: &str,
         field: &str,
         rows: &[Row],
-        req_id: &Option<impl Serialize>,
+        req_id: Option<&impl Serialize>,
     ) -> Self {
         let head = format!("{{\"type\":\"{kind}\",\"{field}\":[");
         // A text or a number always serializes.
-        let id = req_id.as_ref().map(|id| serde_json::to_string(id).unwrap_or_default());
+        let id = req_id.map(|id| serde_json::to_string(id).unwrap_or_default());
         let tail = id.map_or_else(|| "]}".to_owned(), |id| format!("],\"_reqId\":{id}}}"));
         Self::Rows { head, rows: rows.to_vec(), tail }
     }

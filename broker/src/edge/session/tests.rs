@@ -73,7 +73,8 @@ impl Scene {
     }
 
     /// The owner answers the request with this id, or the send.
-    fn answer(&mut self, id: &str, frame: Option<Frame>) {
+    fn answer(&mut self, id: &str, frame: impl Into<Option<Frame>>) {
+        let frame = frame.into();
         let index = self.asked.iter().position(|(_, command)| id_of(command) == Some(id));
         let (number, _) = self.asked.remove(index.unwrap()).unwrap();
         self.session.deliver(self.now, ToEdge::Result { number, frame });
@@ -108,13 +109,13 @@ fn text_frame(text: &str) -> Frame {
     Frame::Verbatim { text: format!("\"{text}\"").into(), tail: String::new(), acceptance: false }
 }
 
-fn done(id: &str) -> Option<Frame> {
-    Some(Frame::BanAck { banned: "b".into(), req_id: Some(id.into()) })
+fn done(id: &str) -> Frame {
+    Frame::BanAck { banned: "b".into(), req_id: Some(id.into()) }
 }
 
-fn list(id: &str, bytes: usize) -> Option<Frame> {
+fn list(id: &str, bytes: usize) -> Frame {
     let peers = vec![Row::of(&"x".repeat(bytes))];
-    Some(Frame::PeersList { peers, req_id: Some(id.into()) })
+    Frame::PeersList { peers, req_id: Some(id.into()) }
 }
 
 fn ask(verb: &str, id: &str) -> String {
@@ -353,7 +354,7 @@ proptest! {
                     if says_nothing {
                         silent.push(id.clone());
                     }
-                    scene.answer(&id, if says_nothing { None } else { done(&id) });
+                    scene.answer(&id, if says_nothing { None } else { Some(done(&id)) });
                 }
                 Step::Answer(..) => {}
                 Step::Wait(ms) => {
