@@ -46,8 +46,11 @@ const OUTBOX_BYTES: usize = 4 * WINDOW_BYTES;
 /// Meshes taken over at once: after a node's end many come together.
 const TAKEOVERS: usize = 16;
 
-/// Audit chains read at once, of the ten connections (Postgres) or three (SQLite) for reading.
-const AUDIT_READERS: usize = 2;
+/// Audit chains read at once: one, of the ten connections (Postgres) or three (SQLite) for reading.
+const AUDIT_READERS: usize = 1;
+
+/// Other questions of peers asked of the store at once.
+const QUESTIONS: usize = 2;
 
 /// Attempts to join by invite that an address may make: far more than people click.
 const JOINS_PER_MINUTE: u32 = 60;
@@ -176,7 +179,8 @@ impl Running {
             shed: shed.clone(),
             owned: AtomicUsize::new(0),
             takeovers: Semaphore::new(TAKEOVERS),
-            audits: Semaphore::new(AUDIT_READERS),
+            audits: Arc::new(Semaphore::new(AUDIT_READERS)),
+            questions: Semaphore::new(QUESTIONS),
             last_beat: AtomicU64::new(0),
         });
         let (leaving, told) = watch::channel(None);

@@ -5,6 +5,7 @@
 //! be called), and running a node (`app`).
 
 mod args;
+mod audit;
 mod invite;
 mod keys;
 mod mesh;
@@ -82,6 +83,7 @@ pub async fn run(matches: &ArgMatches, reading: &Reading) -> Result<String, Fail
             Ok(format!("The tables are up to date: {}\n", open::describe(&config)))
         }
         Some(("mesh", matches)) => mesh::run(matches, &reading.config(Purpose::Tools)?).await,
+        Some(("audit", matches)) => audit::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("status", matches)) => status::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("check-config", _)) => settings::check(reading),
         Some(("print-config", _)) => settings::print(reading),

@@ -8,11 +8,13 @@
 mod address;
 pub mod auth;
 mod half_open;
+mod long;
 mod posts;
 mod readiness;
 mod routes;
 pub mod session;
 mod socket;
+mod upgrade;
 pub mod wire;
 
 use std::sync::Arc;

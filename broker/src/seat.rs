@@ -18,7 +18,9 @@ mod owner;
 mod ownership;
 mod relay;
 mod running;
+mod sharing;
 mod state;
+mod verify;
 
 pub use actor::Node;
 pub use cluster::{Alone, Cluster};
@@ -26,3 +28,4 @@ pub use io::{SeatEffect, SeatInput, Sight};
 pub use item::{Item, LINK_BYTES};
 pub use ownership::RETAKE_MS;
 pub use state::Seat;
+pub use verify::verify;

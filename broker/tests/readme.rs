@@ -12,8 +12,11 @@ use std::fmt::Write;
 
 use broker::edge;
 use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
+use broker::edge::session::{COST_BURST, COST_PER_SECOND, COST_WAIT_MS};
 use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
-use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, FRESH_MS, MESH_BYTES, SHORT_LIVED_MS};
+use broker::mesh::io::LONG_ANSWER;
+use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, FRESH_MS, LIST_BYTES, MESH_BYTES};
+use broker::mesh::SHORT_LIVED_MS;
 use broker::mesh::{ANNOUNCE_MS, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
 use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
 use broker::seat::LINK_BYTES;
@@ -87,6 +90,30 @@ fn of_a_connection() -> Vec<Row> {
             "the socket is not read until there is room",
         ),
         (
+            "Requests of a connection whose answers are lists",
+            "1 at a time".to_owned(),
+            "the socket is not read until it is answered",
+        ),
+        (
+            "What the requests of a connection cost: answers, changes of its lease",
+            format!(
+                "{} a second, {} at once",
+                bytes(COST_PER_SECOND as usize),
+                bytes(COST_BURST as usize)
+            ),
+            "the next waits; the socket is not read meanwhile",
+        ),
+        (
+            "The wait of a request for what the ones before cost",
+            time(COST_WAIT_MS),
+            "what is owed beyond it is let off",
+        ),
+        (
+            "A `peers_list`",
+            bytes(LIST_BYTES),
+            "rows that take more than their share come without summary, groups, directory, stats and profile",
+        ),
+        (
             "The wait for an answer",
             time(link::RESULT_TIMEOUT_MS),
             "refused as `unavailable`: retry with the same id",
@@ -134,9 +161,14 @@ fn of_a_queue() -> Vec<Row> {
 fn of_a_node() -> Vec<Row> {
     vec![
         (
-            "Bytes waiting for one socket",
+            "Bytes waiting for one socket, besides the one answer that is a list",
             "2 × `MAX_FRAME_BYTES`".to_owned(),
             "closed: `slow_consumer`",
+        ),
+        (
+            "An answer that is written in chunks, and shared by those who wait for it",
+            format!("from {}", bytes(LONG_ANSWER)),
+            "",
         ),
         (
             "A peer that takes nothing",

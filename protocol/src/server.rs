@@ -1,7 +1,12 @@
 //! Frames a broker sends.
 
+mod text;
+
+use std::sync::Arc;
+
 use serde::Serialize;
 
+pub use self::text::{Row, Text, bytes_of};
 use crate::client::{Group, PeerProfile, Priority, Stats, Status};
 
 /// A reply or a notice; envelopes travel as [`Push`].
@@ -15,8 +20,10 @@ pub enum Frame {
     /// Any of the others, as another node has written it.
     #[serde(skip)]
     Verbatim {
-        /// The JSON text.
-        text: String,
+        /// The JSON text, or its beginning where several frames share that.
+        text: Arc<str>,
+        /// The rest of it.
+        tail: String,
         /// See [`Frame::is_acceptance`].
         acceptance: bool,
     },
@@ -27,8 +34,8 @@ pub enum Frame {
     Event(Box<Event>),
     /// Who is in the mesh.
     PeersList {
-        /// Oldest connection first.
-        peers: Vec<Peer>,
+        /// Oldest connection first: each a [`Peer`].
+        peers: Vec<Row>,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
         req_id: Option<String>,
@@ -90,13 +97,32 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// The JSON text.
+    /// The JSON text, whole.
     pub fn to_json(&self) -> String {
-        if let Self::Verbatim { text, .. } = self {
-            return text.clone();
+        self.text().into_string()
+    }
+
+    /// The JSON text. What frames share is not copied.
+    pub fn text(&self) -> Text {
+        match self {
+            Self::Verbatim { text, tail, .. } => {
+                Text::Shared { body: text.clone(), tail: tail.clone() }
+            }
+            Self::PeersList { peers, req_id } => {
+                Text::list("peers_list", "peers", peers, req_id.as_ref())
+            }
+            // Structs of strings, numbers and lists always serialize.
+            _ => Text::Whole(serde_json::to_string(self).unwrap_or_default()),
         }
-        // Structs of strings, numbers and lists always serialize.
-        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Bytes of the JSON text.
+    pub fn json_bytes(&self) -> usize {
+        match self {
+            Self::Verbatim { text, tail, .. } => text.len() + tail.len(),
+            Self::PeersList { .. } => self.text().len(),
+            _ => text::bytes_of(self),
+        }
     }
 
     /// Whether it tells a sender that its message is safe.

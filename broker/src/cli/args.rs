@@ -34,6 +34,7 @@ pub fn command() -> Command {
         .subcommand(mesh())
         .subcommand(Command::new("migrate").about("Bring the tables up to date, then exit"))
         .subcommand(status())
+        .subcommand(audit())
         .subcommand(
             Command::new("check-config")
                 .about("Check every setting and say all that is wrong, with how to mend it"),
@@ -95,6 +96,27 @@ fn status() -> Command {
                 .help("A mesh: its owner, epoch, presences and waiting deliveries"),
         )
         .arg(json("Print JSON instead"))
+}
+
+fn audit() -> Command {
+    let verify = Command::new("verify")
+        .about("Verify the audit chains, whole, and say where one is broken")
+        .long_about(
+            "Verify the audit chains, whole, and say where one is broken; then the exit code is 1.\n\n\
+             Reads the store directly and writes nothing; a node may run meanwhile.",
+        )
+        .arg(
+            Arg::new("mesh")
+                .long("mesh")
+                .value_name("SLUG|ID")
+                .help("Only this mesh [default: all of them]"),
+        )
+        .arg(json("Print a JSON array instead"));
+    Command::new("audit")
+        .about("Verify the audit chains")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(verify)
 }
 
 fn mesh() -> Command {

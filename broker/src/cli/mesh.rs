@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use protocol::signature::Keypair;
 
+pub(super) use self::show::pretty;
 use super::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
 use super::{Failure, argument};
 use crate::clock::wall_ms;
@@ -70,7 +71,7 @@ async fn invite(
 
 /// The mesh with this id, or else the only one with this slug: databases of the reference may hold
 /// several.
-async fn find(store: &dyn Store, wanted: &str) -> Result<MeshRow, Failure> {
+pub(super) async fn find(store: &dyn Store, wanted: &str) -> Result<MeshRow, Failure> {
     let mut meshes = store.meshes().await?;
     if let Some(index) = meshes.iter().position(|mesh| mesh.id.as_str() == wanted) {
         return Ok(meshes.swap_remove(index));

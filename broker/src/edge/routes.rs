@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
@@ -15,14 +13,21 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
 use super::socket::Connection;
+use super::upgrade::Upgrade;
 use super::{Edge, address, posts};
+use crate::mesh::io::LONG_ANSWER;
 
 /// Read buffer of a socket. The library's default of 128 KiB stays resident for each.
 const READ_BUFFER: usize = 2048;
 /// Bytes fed before they are written without waiting for a flush. What a burst makes of it stays
 /// resident, too.
 const WRITE_BUFFER: usize = 1024;
+/// Most that the library may hold of what was fed: what is written before more is fed, and a frame
+/// that is not long, with its header.
+const MAX_WRITE_BUFFER: usize = WRITE_BUFFER + 2 * LONG_ANSWER;
 
 /// Everything a node answers.
 pub fn routes(edge: Arc<Edge>) -> Router {
@@ -44,7 +49,7 @@ async fn upgrade(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     uri: Uri,
     headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<Upgrade, StatusCode>,
 ) -> Response {
     if let Some(replay) = replay(&edge, &uri, &headers) {
         return replay;
@@ -59,17 +64,14 @@ async fn upgrade(
         let text = "too many sockets without hello from this address";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
-    let tasks = edge.tasks.clone();
-    let most = edge.max_frame_bytes;
-    upgrade
+    let (tasks, most) = (edge.tasks.clone(), edge.max_frame_bytes);
+    let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(edge.outbox_bytes)
-        .max_message_size(most)
-        .max_frame_size(most)
-        .on_upgrade(move |socket| {
-            tasks.track_future(Connection::new(edge, socket, number, place).run())
-        })
+        .max_write_buffer_size(MAX_WRITE_BUFFER)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most));
+    upgrade.accept(config, &tasks, move |socket| Connection::new(edge, socket, number, place).run())
 }
 
 /// Asks Fly.io's proxy to bring the upgrade to the node that runs its mesh, if the request names it

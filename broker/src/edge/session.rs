@@ -3,8 +3,15 @@
 //!
 //! Guarantees: `hello_ack` is the first frame a peer gets unless it is refused; frames are executed
 //! in the order they came, those before a close included; every request with an id is answered,
-//! by the owner or, after [`RESULT_TIMEOUT_MS`](router::link::RESULT_TIMEOUT_MS), in its stead.
-//! While a hello is being answered, or the window is full, nothing is read: TCP pushes back.
+//! by the owner or, after [`RESULT_TIMEOUT_MS`](router::link::RESULT_TIMEOUT_MS), in its stead, and
+//! in the order of the requests, whoever answers ([`order`]); acks of sends may come between.
+//! While a hello is being answered, the window is full, a list is awaited, or the connection owes
+//! for what it has asked ([`cost`]), nothing is read: TCP pushes back.
+
+mod cost;
+mod order;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -13,6 +20,9 @@ use protocol::server::{self, Ack, Frame};
 use protocol::{Close, MeshId, close};
 use router::link::Window;
 
+pub use self::cost::{COST_BURST, COST_PER_SECOND, COST_WAIT_MS};
+use self::cost::{Purse, lists, only_asks};
+use self::order::Order;
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
 use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, ToEdge};
@@ -106,6 +116,12 @@ pub struct Session {
     phase: Phase,
     /// Verbs in the bucket, times 1000, and when it was last filled.
     verbs: (u64, Ms),
+    /// What the requests cost.
+    purse: Purse,
+    /// A request that waits until the others are paid. Nothing is read behind it.
+    parked: Option<Box<Request>>,
+    /// Requests whose answers have not been written.
+    order: Order,
     ping_at: Ms,
     last_pong: Ms,
     out: Vec<Action>,
@@ -128,6 +144,9 @@ impl Session {
             window: Window::default(),
             phase: Phase::Greeting { until: now.mono + limits.hello_timeout_ms },
             verbs: (VERB_BURST * 1000, now.mono),
+            purse: Purse::new(now.mono),
+            parked: None,
+            order: Order::default(),
             ping_at: Ms::MAX,
             last_pong: now.mono,
             out: Vec::new(),
@@ -138,7 +157,9 @@ impl Session {
     pub fn wants_read(&self) -> bool {
         match self.phase {
             Phase::Greeting { .. } => true,
-            Phase::Attached => !self.window.is_full(),
+            Phase::Attached => {
+                !self.window.is_full() && !self.order.is_full() && self.parked.is_none()
+            }
             _ => false,
         }
     }
@@ -162,7 +183,10 @@ impl Session {
     pub fn deadline(&self) -> Option<Ms> {
         let own = match self.phase {
             Phase::Greeting { until } => Some(until),
-            Phase::Attached => Some(self.ping_at),
+            Phase::Attached => {
+                let even_at = self.parked.as_ref().map(|_| self.purse.even_at());
+                even_at.into_iter().chain([self.ping_at]).min()
+            }
             _ => None,
         };
         [own, self.window.deadline()].into_iter().flatten().min()
@@ -202,13 +226,16 @@ impl Session {
                 let (id, req_id) = echo(&frame);
                 self.error("no_hello", "must send hello first", id, req_id);
             }
-            client::Frame::Send(send) => self.push(now, Command::Send(send)),
+            client::Frame::Send(send) => _ = self.push(now, Command::Send(send)),
             client::Frame::ClientAck(ack) => {
                 if ack.broker_message_id.is_some() || ack.client_message_id.is_some() {
                     self.push(now, Command::ClientAck(ack));
                 }
             }
-            client::Frame::Request(request) => self.push(now, Command::Request(request)),
+            client::Frame::Request(request) if self.purse.owes(now.mono) => {
+                self.parked = Some(Box::new(request));
+            }
+            client::Frame::Request(request) => self.ask(now, request),
             client::Frame::Other { verb, req_id: Some(req_id) } => {
                 let text = format!("this broker does not support {verb}");
                 self.error("not_implemented", &text, None, Some(req_id));
@@ -231,6 +258,11 @@ impl Session {
             Phase::Closing | Phase::Done => {}
             Phase::Greeting { .. } => self.phase = Phase::Done,
             _ => {
+                // What was read before the end is executed, if it does more than ask.
+                if let Some(request) = self.parked.take().filter(|r| !only_asks(&r.verb)) {
+                    self.ask(now, *request);
+                }
+                self.order.clear();
                 self.phase = Phase::Closing;
                 self.push(now, Command::Detach { clean, next: None });
             }
@@ -267,12 +299,15 @@ impl Session {
         self.mesh = Some(mesh.clone());
         self.epoch = None;
         self.out.push(Action::Open { conn: self.conn, mesh });
-        self.push(now, Command::Attach(attach));
+        let command = Command::Attach(attach);
+        self.purse.greeted(&command);
+        self.push(now, command);
     }
 
     fn reject(&mut self, now: Now, rejection: &Rejection) {
         self.out.push(Action::CountRejected(rejection.label));
-        self.error(rejection.code, &rejection.message, None, None);
+        let last = error(rejection.code, &rejection.message, None, None);
+        self.out.push(Action::Write(last));
         self.close(now, rejection.close());
     }
 
@@ -284,7 +319,8 @@ impl Session {
         match verb.as_deref() {
             Some("hello" | "session_hello") => {
                 self.out.push(Action::CountRejected("malformed"));
-                self.error("malformed", &format!("hello rejected: {reason}"), id, req_id);
+                let last = error("malformed", &format!("hello rejected: {reason}"), id, req_id);
+                self.out.push(Action::Write(last));
                 self.close(now, Close::rejected("malformed"));
             }
             Some("send") if id.is_some() && matches!(self.phase, Phase::Attached) => {
@@ -297,14 +333,19 @@ impl Session {
         }
     }
 
+    /// What was just read is refused here, in its turn.
     fn error(&mut self, code: &str, message: &str, id: Option<String>, req_id: Option<String>) {
-        let error = server::Error {
-            code: code.to_owned(),
-            message: message.to_owned(),
-            id: id.or_else(|| req_id.clone()),
-            req_id,
-        };
-        self.out.push(Action::Write(Frame::Error(error)));
+        self.order.say(error(code, message, id, req_id));
+        self.answer();
+    }
+
+    /// Writes the answers whose turn it is.
+    fn answer(&mut self) {
+        while let Some(frame) = self.order.next() {
+            if !self.is_closed() {
+                self.out.push(Action::Write(frame));
+            }
+        }
     }
 
     fn afford(&mut self, now: Now, weight: u64) -> bool {
@@ -318,13 +359,21 @@ impl Session {
 
     // --- to the owner ----------------------------------------------------------------------
 
-    fn push(&mut self, now: Now, command: Command) {
+    fn ask(&mut self, now: Now, request: Request) {
+        self.purse.pay_request(now.mono, &request);
+        let lists = lists(&request.verb);
+        let number = self.push(now, Command::Request(request));
+        self.order.expect(number, lists);
+    }
+
+    fn push(&mut self, now: Now, command: Command) -> u64 {
         let bytes = command.bytes();
-        self.window.push(Arc::new(command), bytes, now.mono);
+        let taken = self.window.push(Arc::new(command), bytes, now.mono);
         if let (Some(epoch), Some((base, number, command))) = (self.epoch, self.window.last()) {
             let (conn, command) = (self.conn, command.clone());
             self.out.push(Action::Up(Numbered { conn, epoch, base, number, command }));
         }
+        taken
     }
 
     // --- from the owner --------------------------------------------------------------------
@@ -381,7 +430,9 @@ impl Session {
 
     fn result(&mut self, now: Now, number: u64, frame: Option<Frame>) {
         let Some((command, since)) = self.release(number) else { return };
-        if let Some(frame) = frame
+        if matches!(&*command, Command::Request(_)) {
+            self.settle(now, number, frame);
+        } else if let Some(frame) = frame
             && !self.is_closed()
         {
             if frame.is_acceptance() {
@@ -394,6 +445,15 @@ impl Session {
             return self.close(now, close::UNAVAILABLE);
         }
         self.let_go(now);
+    }
+
+    /// A request is decided: it is answered when those before it are.
+    fn settle(&mut self, now: Now, number: u64, frame: Option<Frame>) {
+        let bytes = frame.as_ref().map_or(0, Frame::json_bytes);
+        self.purse.pay(now.mono, u64::try_from(bytes).unwrap_or(u64::MAX));
+        if self.order.settle(number, frame) {
+            self.answer();
+        }
     }
 
     /// A line is let go when everything it asked for, the detach behind it included, has its
@@ -436,6 +496,9 @@ impl Session {
             self.give_up(now, number);
         }
         self.let_go(now);
+        if let Some(request) = self.parked.take_if(|_| !self.purse.owes(now.mono)) {
+            self.ask(now, *request);
+        }
         if matches!(self.phase, Phase::Attached) && self.ping_at <= now.mono {
             // A peer we do not read cannot show that it lives.
             if !self.wants_read() {
@@ -462,16 +525,26 @@ impl Session {
                 return;
             }
             Command::Attach(_) => {
-                self.error("unavailable", "the broker cannot answer a hello now", None, None);
+                let text = "the broker cannot answer a hello now";
+                self.out.push(Action::Write(error("unavailable", text, None, None)));
                 return self.close(now, close::UNAVAILABLE);
             }
             Command::Detach { .. } | Command::ClientAck(_) | Command::Unknown => return,
             Command::Request(request) => &request.req_id,
         };
-        if req_id.is_some() && !self.is_closed() {
-            self.error("unavailable", "the broker cannot answer now", None, req_id.clone());
-        }
+        let text = "the broker cannot answer now";
+        let refused = req_id.is_some().then(|| error("unavailable", text, None, req_id.clone()));
+        self.settle(now, number, refused);
     }
+}
+
+fn error(code: &str, message: &str, id: Option<String>, req_id: Option<String>) -> Frame {
+    Frame::Error(server::Error {
+        code: code.to_owned(),
+        message: message.to_owned(),
+        id: id.or_else(|| req_id.clone()),
+        req_id,
+    })
 }
 
 fn echo(frame: &client::Frame) -> (Option<String>, Option<String>) {

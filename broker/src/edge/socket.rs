@@ -1,7 +1,8 @@
 //! One connection's task: carries frames between a WebSocket and its [`Session`], and items
 //! between the session and the mesh. It has no rules of its own.
 //!
-//! One task per socket keeps an idle connection small; several frames are fed before each flush.
+//! One task per socket keeps an idle connection small; several frames are fed before each flush. A long
+//! frame is written in chunks ([`long`]), so that a peer that does not read keeps little.
 //! Writing waits for the peer at most [`WRITE_TIMEOUT`]; reading stops while the session says so.
 
 use std::collections::hash_map::RandomState;
@@ -9,19 +10,21 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
+use protocol::server::Text;
 use protocol::{Close, close};
 use router::link::local::{Outbox, Taken};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::half_open::Place;
 use super::session::{Action, EdgeLimits, Session};
-use super::wire;
-use super::{Edge, Leave};
-use crate::mesh::io::{ConnId, Input, ToEdge};
+use super::upgrade::WebSocket;
+use super::{Edge, Leave, long, wire};
+use crate::mesh::io::{ConnId, Input, LONG_ANSWER, ToEdge};
 use crate::seat::handle::{Gone, Handle};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
 
@@ -172,7 +175,7 @@ impl Connection {
     }
 
     /// Reads what is there, up to a batch.
-    fn read(&mut self, first: Option<Result<Message, axum::Error>>) {
+    fn read(&mut self, first: Option<Result<Message, tungstenite::Error>>) {
         let mut next = Some(first);
         let mut left = BATCH;
         while let Some(message) = next {
@@ -185,7 +188,7 @@ impl Connection {
         }
     }
 
-    fn understand(&mut self, message: Option<Result<Message, axum::Error>>) {
+    fn understand(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
         let now = self.edge.clock.now();
         match message {
             Some(Ok(Message::Text(text))) => self.session.frame(now, &text),
@@ -196,12 +199,12 @@ impl Connection {
                 let nonce = bytes.as_ref().try_into().map_or(0, u64::from_be_bytes);
                 self.session.pong(now, nonce);
             }
-            Some(Ok(Message::Ping(_))) => {}
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(_))) => {
                 self.left = true;
                 self.session.closed(now, true);
             }
-            Some(Err(error)) if is_too_large(&error) => {
+            Some(Err(tungstenite::Error::Capacity(_))) => {
                 self.session.close(now, close::FRAME_TOO_LARGE);
             }
             None | Some(Err(_)) => self.session.closed(now, false),
@@ -239,7 +242,7 @@ impl Connection {
                 _ if closing.is_some() || ended.is_some() => {}
                 writing => {
                     written = true;
-                    ended = self.feed(message(writing)).await.err();
+                    ended = self.write(writing).await.err();
                 }
             }
         }
@@ -275,6 +278,31 @@ impl Connection {
         }
     }
 
+    async fn write(&mut self, action: Action) -> Result<(), Ended> {
+        let text = match action {
+            Action::Write(frame) => frame.text(),
+            Action::WriteEvent(frame) => frame.text(),
+            Action::WritePush { mesh, envelope, hide_member } => {
+                Text::Whole(wire::push(&mesh, &envelope, hide_member))
+            }
+            Action::Ping(nonce) => {
+                let nonce = Bytes::copy_from_slice(&nonce.to_be_bytes());
+                return self.feed(Message::Ping(nonce)).await;
+            }
+            // Not written: `act` has dealt with them.
+            _ => return Ok(()),
+        };
+        if text.len() < LONG_ANSWER {
+            return self.feed(Message::Text(text.into_string().into())).await;
+        }
+        self.flush().await?;
+        let written = long::write(self.socket.get_mut(), &text, WRITE_TIMEOUT).await;
+        written.map_err(|error| match error.kind() {
+            std::io::ErrorKind::TimedOut => Ended::Slow,
+            _ => Ended::Lost,
+        })
+    }
+
     async fn feed(&mut self, message: Message) -> Result<(), Ended> {
         ended(timeout(WRITE_TIMEOUT, self.socket.feed(message)).await)
     }
@@ -283,9 +311,9 @@ impl Connection {
         ended(timeout(WRITE_TIMEOUT, self.socket.flush()).await)
     }
 
-    async fn say_goodbye(&mut self, close: Close) -> Result<(), axum::Error> {
+    async fn say_goodbye(&mut self, close: Close) -> Result<(), tungstenite::Error> {
         let reason = Utf8Bytes::from_static(close.reason);
-        self.socket.send(Message::Close(Some(CloseFrame { code: close.code, reason }))).await
+        self.socket.send(Message::Close(Some(CloseFrame { code: close.code.into(), reason }))).await
     }
 
     async fn linger(&mut self) {
@@ -329,31 +357,7 @@ async fn take(outbox: Option<&Outbox<ToEdge>>, items: &mut Vec<ToEdge>) -> Taken
     }
 }
 
-fn message(action: Action) -> Message {
-    match action {
-        Action::Write(frame) => Message::Text(frame.to_json().into()),
-        Action::WriteEvent(frame) => Message::Text(frame.to_json().into()),
-        Action::WritePush { mesh, envelope, hide_member } => {
-            Message::Text(wire::push(&mesh, &envelope, hide_member).into())
-        }
-        Action::Ping(nonce) => Message::Ping(nonce.to_be_bytes().to_vec().into()),
-        // Not written: `act` has dealt with them.
-        _ => Message::Ping(axum::body::Bytes::new()),
-    }
-}
-
-fn ended(result: Result<Result<(), axum::Error>, Elapsed>) -> Result<(), Ended> {
+fn ended(result: Result<Result<(), tungstenite::Error>, Elapsed>) -> Result<(), Ended> {
     let written = result.map_err(|_| Ended::Slow)?;
     written.map_err(|_| Ended::Lost)
-}
-
-fn is_too_large(error: &axum::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(tungstenite::Error::Capacity(_)) = error.downcast_ref() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }

@@ -22,7 +22,7 @@ use super::query::Asked;
 use super::roster::{Hold, Lease, LeaseNo, Record, Roster};
 use super::state::{Mesh, Phase};
 use super::status::Expiries;
-use crate::model::{Activation, StoredLease, Write};
+use crate::model::{Activation, StoredLease, Verified, Write};
 
 /// No lease ends before every edge has said what it holds, but for so long at most, in
 /// milliseconds: the session may be back at one that has not been heard yet.
@@ -42,6 +42,7 @@ impl Mesh {
         self.entropy = (entropy, 0);
         self.generations = 0;
         self.chain = Chain::after(from.audit_hash);
+        self.verified = Verified::default();
         self.pipeline = Pipeline::default();
         let before = std::mem::take(&mut self.roster);
         self.delivery = Delivery::load(from.queues, self.delivery.tickets(), self.epoch);

@@ -7,9 +7,7 @@ use protocol::{MemberId, MeshId};
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
-use crate::model::{AuditEntry, AuditRow, Sender, Unit, Write};
-
-const GENESIS: &str = "genesis";
+use crate::model::{AuditEntry, AuditRow, GENESIS, Sender, Unit, Verified, Write};
 
 /// The end of a mesh's chain.
 #[derive(Debug)]
@@ -68,27 +66,31 @@ pub(crate) fn canonical_entry(
     }
 }
 
-/// Walks a stored chain, entry by entry.
+/// Walks a stored chain, entry by entry, from wherever it has been verified to.
 #[derive(Debug)]
 pub(crate) struct Verifier {
-    last: String,
-    /// Entries that were right.
-    pub(crate) entries: u64,
+    /// Behind the last entry that was right.
+    pub(crate) so_far: Verified,
+}
+
+impl From<Verified> for Verifier {
+    fn from(so_far: Verified) -> Self {
+        Self { so_far }
+    }
 }
 
 impl Verifier {
-    pub(crate) fn new() -> Self {
-        Self { last: GENESIS.to_owned(), entries: 0 }
-    }
-
     /// Whether this entry belongs behind those before it.
     pub(crate) fn follows(&mut self, mesh: &MeshId, entry: &AuditEntry) -> bool {
+        let Verified { last, after, entries } = &mut self.so_far;
         let payload = canonical(&entry.payload);
         let actor = entry.actor.as_deref();
-        let hash = digest(&self.last, mesh, &entry.event, actor, &payload, entry.created_at);
-        let right = entry.prev_hash == self.last && entry.hash == hash;
-        self.entries += u64::from(right);
-        self.last = hash;
+        let hash = digest(last, mesh, &entry.event, actor, &payload, entry.created_at);
+        let right = entry.prev_hash == *last && entry.hash == hash;
+        if right {
+            (*last, *after) = (hash, entry.id);
+            *entries += 1;
+        }
         right
     }
 }
@@ -214,11 +216,16 @@ mod tests {
             created_at: row.created_at,
         };
         let mut entries: Vec<_> = rows(&units).into_iter().enumerate().map(stored).collect();
-        let mut verifier = Verifier::new();
+        let mut verifier = Verifier::from(Verified::default());
         assert!(entries.iter().all(|entry| verifier.follows(&mesh, entry)));
         entries[1].payload = serde_json::json!({"forged": true});
-        let mut verifier = Verifier::new();
+        let mut verifier = Verifier::from(Verified::default());
         let broken = entries.iter().find(|entry| !verifier.follows(&mesh, entry));
-        assert_eq!((broken.map(|entry| entry.id), verifier.entries), (Some(1), 1));
+        assert_eq!((broken.map(|entry| entry.id), verifier.so_far.entries), (Some(1), 1));
+        // It goes on from where it was right.
+        entries[1].payload = serde_json::json!({});
+        let mut verifier = Verifier::from(verifier.so_far);
+        assert!(entries[1..].iter().all(|entry| verifier.follows(&mesh, entry)));
+        assert_eq!((verifier.so_far.entries, verifier.so_far.after), (3, 2));
     }
 }

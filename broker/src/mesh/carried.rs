@@ -19,7 +19,7 @@ impl From<&Frame> for Text {
 
 impl From<Text> for Frame {
     fn from(Text { text, acceptance }: Text) -> Self {
-        Self::Verbatim { text, acceptance }
+        Self::Verbatim { text: text.into(), tail: String::new(), acceptance }
     }
 }
 

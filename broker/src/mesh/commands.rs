@@ -65,7 +65,7 @@ impl Mesh {
             | Verb::MessageStatus { .. }
             | Verb::ListBans
             | Verb::AuditQuery { .. }
-            | Verb::AuditVerify => self.query(conn, number, request),
+            | Verb::AuditVerify => self.query(now, conn, number, request),
             Verb::Disconnect(_) | Verb::Kick(_) | Verb::Ban { .. } | Verb::Unban { .. } => {
                 self.moderate(conn, number, request);
             }
@@ -73,9 +73,7 @@ impl Mesh {
     }
 
     pub(super) fn heard(&mut self, now: Now, conn: ConnId) {
-        if let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) {
-            lease.heard = now.mono;
-        }
+        self.roster.heard(conn, now.mono);
     }
 
     pub(super) fn pong(&mut self, conn: ConnId, nonce: u64) {

@@ -1,7 +1,7 @@
 //! System events and the rows of `peers_list`: what peers are told of each other.
 
 use protocol::client::Priority;
-use protocol::server::{Event, Frame, Peer};
+use protocol::server::{Event, Frame, Peer, Row};
 use protocol::{MeshId, time};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -76,8 +76,22 @@ fn uuid(origin: &str) -> String {
     format!("{a}-{b}-4{c}-8{d}-{}", &digest[20..32])
 }
 
-/// A lease's row.
-pub(crate) fn peer(lease: &Lease) -> Peer {
+/// A lease's row in `peers_list`, and the same without what peers may make long.
+pub(crate) fn rows(lease: &Lease) -> (Row, Row) {
+    let whole = peer(lease);
+    let row = Row::of(&whole);
+    let short = Peer {
+        summary: None,
+        groups: Vec::new(),
+        cwd: String::new(),
+        stats: None,
+        profile: None,
+        ..whole
+    };
+    (row, Row::of(&short))
+}
+
+fn peer(lease: &Lease) -> Peer {
     let record = &lease.record;
     Peer {
         pubkey: record.pubkey().to_string(),

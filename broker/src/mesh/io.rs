@@ -12,11 +12,12 @@ use protocol::{Close, MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
 pub use self::command::{Attach, Class, Command, Numbered, ReadAt, SessionKey};
+pub use self::size::LONG_ANSWER;
 use super::carried;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
     Identity, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
-    Target, Topic,
+    Target, Topic, Verified, VerifiedSlice,
 };
 
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
@@ -198,8 +199,8 @@ pub enum Question {
     Bans,
     /// Which entries of the audit chain?
     Audit(AuditQuery),
-    /// Is the audit chain whole?
-    VerifyAudit,
+    /// Is the audit chain whole, the next slice of it?
+    VerifyAudit(Verified),
     /// Was this accepted before?
     Accepted {
         /// The sender.
@@ -244,12 +245,7 @@ pub enum Answer {
     /// To [`Question::Audit`]: the entries, and how many there are in all.
     Audit(Vec<AuditEntry>, u64),
     /// To [`Question::VerifyAudit`].
-    AuditVerified {
-        /// Entries read.
-        entries: u64,
-        /// The row where the chain breaks, if it does.
-        broken_at: Option<i64>,
-    },
+    AuditVerified(VerifiedSlice),
     /// To [`Question::Accepted`].
     Accepted(Option<Accepted>),
     /// To [`Question::Messages`].

@@ -2,19 +2,30 @@
 //! ours.
 
 use protocol::client::{Request, Verb};
-use protocol::server::{self, Frame, MessageStatusResult};
+use protocol::server::{self, Frame, MessageStatusResult, Row};
 use protocol::{MessageId, time};
 
 use super::facts::Fact;
-use super::io::{Answer, ConnId, Now, Question, Ticket};
+use super::io::{Answer, ConnId, Ms, Now, Question, Ticket};
 use super::lookup::Undecided;
+use super::moderation;
 use super::roster::Lease;
 use super::state::Mesh;
-use super::{events, moderation};
-use crate::model::{AUDIT_ROWS, AuditEntry, AuditQuery, Identity, Recipient, StoredMessage};
+use crate::model::{
+    AUDIT_ROWS, AuditEntry, AuditQuery, Identity, Recipient, StoredMessage, Verified, VerifiedSlice,
+};
 
 /// Entries an `audit_query` brings unless it says how many.
 const AUDIT_DEFAULT_ROWS: u32 = 50;
+
+/// Bytes of the rows of a `peers_list`. A hundred peers that tell 40 KiB each of themselves fit.
+pub const LIST_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long one `audit_verify` goes on. Edges wait for an answer a little longer.
+const VERIFY_MS: Ms = 6_000;
+/// A chain of which no more has been verified is verified from its beginning when it is asked for
+/// again: that costs one slice or two.
+const VERIFIED_AGAIN: u64 = 500;
 
 const NOT_NOW: &str = "the store cannot be asked now";
 
@@ -33,8 +44,18 @@ pub(crate) enum Asked {
     Moderation { conn: ConnId, number: u64, request: Request },
     /// What a peer wants to know. The next it asks waits: older clients match replies by order.
     Query { conn: ConnId, number: u64, request: Request },
-    /// Whether the chain is whole. Nothing waits for this: it may take long.
-    Verify { conn: ConnId, number: u64, req_id: Option<String> },
+    /// Whether the chain is whole. What the connection asks next is done meanwhile, and answered
+    /// behind this.
+    Verify(Verifying),
+}
+
+/// A verification under way.
+#[derive(Debug)]
+pub(crate) struct Verifying {
+    conn: ConnId,
+    number: u64,
+    req_id: Option<String>,
+    since: Ms,
 }
 
 /// The store could not say.
@@ -69,18 +90,21 @@ impl Mesh {
                 self.moderated(now, (conn, number), &request, known);
             }
             Asked::Query { conn, number, request } => {
-                let frame = self.told(request, answer);
+                let frame = self.told(conn, request, answer);
                 self.reply(conn, number, frame);
                 self.go_on(now, conn);
             }
-            Asked::Verify { conn, number, req_id } => {
-                let frame = verified(answer.as_ref(), req_id);
-                self.reply(conn, number, frame);
+            Asked::Verify(verifying) => {
+                let slice = match answer {
+                    Some(Answer::AuditVerified(slice)) => Some(slice),
+                    _ => None,
+                };
+                self.verified_slice(now, verifying, slice);
             }
         }
     }
 
-    pub(super) fn query(&mut self, conn: ConnId, number: u64, request: &Request) {
+    pub(super) fn query(&mut self, now: Now, conn: ConnId, number: u64, request: &Request) {
         let question = match &request.verb {
             Verb::ListPeers => return self.list_peers(conn, number, request.req_id.clone()),
             Verb::MessageStatus { message_id } if !MessageId::is_prefix_shaped(message_id) => {
@@ -91,15 +115,7 @@ impl Mesh {
             }
             Verb::MessageStatus { message_id } => Question::Messages { prefix: message_id.clone() },
             Verb::ListBans => Question::Bans,
-            Verb::AuditVerify if self.is_verifying() => {
-                let text = "another verification is under way";
-                let frame = error("audit_verify_error", text, request.req_id.clone());
-                return self.reply(conn, number, frame);
-            }
-            Verb::AuditVerify => {
-                let asked = Asked::Verify { conn, number, req_id: request.req_id.clone() };
-                return self.ask(Question::VerifyAudit, asked);
-            }
+            Verb::AuditVerify => return self.verify(now, conn, number, request.req_id.clone()),
             Verb::AuditQuery { limit, offset, event_type } => {
                 let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
                 let reader = lease.filter(|lease| !lease.record.moderator);
@@ -116,9 +132,49 @@ impl Mesh {
         self.ask(question, Asked::Query { conn, number, request: request.clone() });
     }
 
-    /// A chain may be long: one reader at a time walks it.
-    fn is_verifying(&self) -> bool {
-        self.asked.values().any(|asked| matches!(asked, Asked::Verify { .. }))
+    /// A chain may be long: moderators alone have it walked, one at a time, from where this owner's
+    /// last walk ended. A short one is walked from its beginning every time.
+    fn verify(&mut self, now: Now, conn: ConnId, number: u64, req_id: Option<String>) {
+        let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
+        if !lease.is_some_and(|lease| lease.record.moderator) {
+            let text = "only owner or admin can verify the audit chain";
+            return self.reply(conn, number, error("forbidden", text, req_id));
+        }
+        if self.asked.values().any(|asked| matches!(asked, Asked::Verify(_))) {
+            let text = "another verification is under way";
+            return self.reply(conn, number, error("audit_verify_error", text, req_id));
+        }
+        if self.verified.entries <= VERIFIED_AGAIN {
+            self.verified = Verified::default();
+        }
+        let since = now.mono;
+        self.verify_next(Verifying { conn, number, req_id, since });
+    }
+
+    fn verify_next(&mut self, verifying: Verifying) {
+        self.ask(Question::VerifyAudit(self.verified.clone()), Asked::Verify(verifying));
+    }
+
+    fn verified_slice(&mut self, now: Now, verifying: Verifying, slice: Option<VerifiedSlice>) {
+        let Some(VerifiedSlice { so_far, broken_at, ended }) = slice else {
+            let Verifying { conn, number, req_id, .. } = verifying;
+            return self.reply(conn, number, error("audit_verify_error", NOT_NOW, req_id));
+        };
+        let (entries, valid) = (so_far.entries, broken_at.is_none());
+        self.verified = so_far;
+        let late = now.mono >= verifying.since + VERIFY_MS;
+        if !ended && !late && self.roster.of_conn(verifying.conn).is_some() {
+            return self.verify_next(verifying);
+        }
+        let Verifying { conn, number, req_id, .. } = verifying;
+        let frame = if ended {
+            Frame::AuditVerifyResult { valid, entries, broken_at, req_id }
+        } else {
+            let text =
+                format!("{entries} entries are right so far: ask again to go on behind them");
+            error("audit_verify_error", &text, req_id)
+        };
+        self.reply(conn, number, frame);
     }
 
     /// Hidden peers are hidden from other members.
@@ -129,15 +185,16 @@ impl Mesh {
             |lease: &&Lease| lease.record.visible || own.as_ref() == Some(&lease.record.member);
         let mut leases: Vec<_> = self.roster.iter().map(|(_, lease)| lease).filter(seen).collect();
         leases.sort_by_key(|lease| (lease.is_short_lived(), lease.record.connected_at));
-        let peers = leases.into_iter().map(events::peer).collect();
+        let peers = rows(leases.into_iter().map(Lease::rows));
         self.reply(conn, number, Frame::PeersList { peers, req_id });
     }
 
-    fn told(&self, request: Request, answer: Option<Answer>) -> Frame {
+    fn told(&self, conn: ConnId, request: Request, answer: Option<Answer>) -> Frame {
         let Request { verb, req_id } = request;
         match (verb, answer) {
             (Verb::MessageStatus { message_id }, Some(Answer::Messages(found))) => {
-                self.status(message_id, found, req_id)
+                let found = found.into_iter().filter(|message| self.may_follow(conn, message));
+                self.status(message_id, found.collect(), req_id)
             }
             (_, Some(Answer::Bans(bans))) => moderation::bans(bans, req_id),
             (_, Some(Answer::Audit(entries, total))) => {
@@ -147,6 +204,29 @@ impl Mesh {
             (Verb::AuditQuery { .. }, _) => error("audit_query_error", NOT_NOW, req_id),
             (_, _) => error("unavailable", NOT_NOW, req_id),
         }
+    }
+
+    /// What becomes of a message concerns its sender, its recipients and moderators. To everybody else
+    /// it does not exist: an id begins with a place in a sequence, which anybody can count.
+    fn may_follow(&self, conn: ConnId, message: &StoredMessage) -> bool {
+        let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
+        let Some(lease) = lease else { return false };
+        let own = &lease.record.member;
+        let theirs = |to: &Recipient| match to {
+            Recipient::Member(member) => member == own,
+            // Whoever names a key has not proven it.
+            Recipient::Session(key) => {
+                let mut holders = self.roster.addressed(key);
+                holders.any(|(_, lease)| lease.record.proven && lease.record.member == *own)
+            }
+            presence @ Recipient::Presence(_) => {
+                self.lease_of(presence).is_some_and(|lease| lease.record.member == *own)
+            }
+        };
+        lease.record.moderator
+            || message.sender == *own
+            || message.members.contains(own)
+            || message.recipients.iter().chain(&message.waiting).any(theirs)
     }
 
     fn status(&self, asked: String, found: Vec<StoredMessage>, req_id: Option<String>) -> Frame {
@@ -199,19 +279,24 @@ impl Mesh {
     }
 }
 
+/// Rows of at most [`LIST_BYTES`] together: where they are more, those that take more than an equal
+/// share are short.
+fn rows<'a>(all: impl Iterator<Item = &'a (Row, Row)>) -> Vec<Row> {
+    let all: Vec<_> = all.collect();
+    let bytes = |row: &Row| row.as_str().len() + 1;
+    let sum: usize = all.iter().map(|(whole, _)| bytes(whole)).sum();
+    let share = LIST_BYTES / all.len().max(1);
+    let pick = |(whole, short): &(Row, Row)| {
+        let fits = sum <= LIST_BYTES || bytes(whole) <= share;
+        if fits { whole.clone() } else { short.clone() }
+    };
+    all.into_iter().map(pick).collect()
+}
+
 fn identity(answer: Option<Answer>) -> Result<Option<Box<Identity>>, NoAnswer> {
     match answer {
         Some(Answer::Identity(identity)) => Ok(identity),
         _ => Err(NoAnswer),
-    }
-}
-
-fn verified(answer: Option<&Answer>, req_id: Option<String>) -> Frame {
-    match answer {
-        Some(&Answer::AuditVerified { entries, broken_at }) => {
-            Frame::AuditVerifyResult { valid: broken_at.is_none(), entries, broken_at, req_id }
-        }
-        _ => error("audit_verify_error", NOT_NOW, req_id),
     }
 }
 

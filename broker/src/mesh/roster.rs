@@ -1,12 +1,14 @@
 //! Who is here: one lease per presence, online or in grace, and the ways to find it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use protocol::client::{Group, PeerProfile, Stats, Status};
+use protocol::server::Row;
 use protocol::{MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
+use super::events;
 use super::io::{Attach, ConnId, Generation, Ms, ReadAt, Told};
 use super::saved::Unsaved;
 use super::status::{Source, Standing};
@@ -122,6 +124,8 @@ pub(crate) struct Lease {
     pub(crate) heard: Ms,
     pub(crate) sender: Arc<Sender>,
     replaced: VecDeque<Ms>,
+    /// Its row in `peers_list`, whole and short, once somebody has asked.
+    rows: OnceLock<(Row, Row)>,
 }
 
 impl Lease {
@@ -151,6 +155,7 @@ impl Lease {
             heard: now,
             sender,
             replaced: VecDeque::new(),
+            rows: OnceLock::new(),
         }
     }
 
@@ -164,6 +169,12 @@ impl Lease {
     /// The session key that it names and has not proven.
     pub(crate) fn claimed_key(&self) -> Option<&Arc<str>> {
         self.record.session_pubkey.as_ref().filter(|_| !self.record.proven)
+    }
+
+    /// Its row in `peers_list`: whole, and without what peers may make long. Encoded once for each
+    /// change of the lease.
+    pub(crate) fn rows(&self) -> &(Row, Row) {
+        self.rows.get_or_init(|| events::rows(self))
     }
 
     /// What peers are told when it is first seen.
@@ -311,8 +322,18 @@ impl Roster {
         self.leases.get(&no)
     }
 
+    /// The only way to change a lease: its row is encoded anew when somebody asks.
     pub(crate) fn get_mut(&mut self, no: LeaseNo) -> Option<&mut Lease> {
-        self.leases.get_mut(&no)
+        let lease = self.leases.get_mut(&no)?;
+        lease.rows.take();
+        Some(lease)
+    }
+
+    /// The peer of a connection has shown that it lives, which its row does not tell.
+    pub(crate) fn heard(&mut self, conn: ConnId, now: Ms) {
+        if let Some(lease) = self.of_conn(conn).and_then(|no| self.leases.get_mut(&no)) {
+            lease.heard = now;
+        }
     }
 
     /// Everybody, for good.

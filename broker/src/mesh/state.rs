@@ -26,7 +26,7 @@ use super::pipeline::{Left, Pipeline, Then};
 use super::query::Asked;
 use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
-use crate::model::{Envelope, Epoch, LeaseRow, MeshCommit, Seq};
+use crate::model::{Envelope, Epoch, LeaseRow, MeshCommit, Seq, Verified};
 
 /// How often an owner in doubt asks the fence, though it has nothing to write.
 const DOUBT_MS: Ms = 3_000;
@@ -69,6 +69,9 @@ pub struct Mesh {
     pub(super) delivery: Delivery,
     pub(super) pipeline: Pipeline,
     pub(super) chain: Chain,
+    /// How much of the stored chain this owner has verified. Not kept in the store: what a forger can
+    /// reach proves nothing.
+    pub(super) verified: Verified,
     pub(super) sends: Buckets<MemberId>,
     /// By the member's key.
     pub(super) hellos: Buckets<Arc<str>>,
@@ -123,6 +126,7 @@ impl Mesh {
             delivery: Delivery::default(),
             pipeline: Pipeline::default(),
             chain: Chain::after(None),
+            verified: Verified::default(),
             sends: Buckets::new(limits.sends()),
             hellos: Buckets::new(limits.hellos()),
             seen: Seen::default(),

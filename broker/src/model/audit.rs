@@ -23,6 +23,38 @@ pub struct AuditRow {
     pub created_at: i64,
 }
 
+/// How far a chain has been verified: up to where every entry is right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The hash of the last entry, or `genesis`.
+    pub last: String,
+    /// Its row.
+    pub after: i64,
+    /// Entries up to there.
+    pub entries: u64,
+}
+
+impl Default for Verified {
+    /// Nothing yet.
+    fn default() -> Self {
+        Self { last: GENESIS.to_owned(), after: i64::MIN, entries: 0 }
+    }
+}
+
+/// What verifying another slice of a chain came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedSlice {
+    /// How far it is right.
+    pub so_far: Verified,
+    /// The row where it is not.
+    pub broken_at: Option<i64>,
+    /// Whether there is no more to verify.
+    pub ended: bool,
+}
+
+/// What the first entry of a chain names as the one before.
+pub const GENESIS: &str = "genesis";
+
 /// Entries one `audit_query` may bring.
 pub const AUDIT_ROWS: u32 = 200;
 

@@ -63,7 +63,11 @@ pub struct Envelope {
 impl Envelope {
     /// Bytes it holds in memory, near enough to bound queues with.
     pub fn bytes(&self) -> usize {
-        self.nonce.len() + self.ciphertext.len() + self.target.len() + 256
+        let more = [&self.fingerprint, &self.reply_to, &self.subtype];
+        let more: usize = more.into_iter().flatten().map(String::len).sum();
+        let body = self.nonce.len() + self.ciphertext.len() + self.target.len();
+        // The sender, the topic and the id are shared, or of a fixed length.
+        body + self.key.as_str().len() + more + 256
     }
 
     /// What its recipients must grant its sender: nothing in a topic, which they joined.
@@ -220,6 +224,10 @@ pub const QUEUE_QUOTA: usize = 10_000;
 pub struct StoredMessage {
     /// The message.
     pub id: MessageId,
+    /// Its sender's member.
+    pub sender: MemberId,
+    /// Members of whom a recipient's key was proven.
+    pub members: Vec<MemberId>,
     /// Whom it was addressed to.
     pub target: String,
     /// Everyone it was resolved to when it was accepted.

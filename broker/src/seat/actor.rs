@@ -3,7 +3,7 @@
 //! Everything the rules ask of the store is under way here at once, in [`Work`]; its answers come
 //! back as inputs. Effects are carried out in order, and nothing here waits on a peer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +13,8 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use protocol::MeshId;
 use router::link::local::Outbox;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,9 +25,10 @@ use super::io::{SeatEffect, SeatInput, Sight};
 use super::item::{self, Item};
 use super::mirror::Mirror;
 use super::state::Seat;
+use super::verify::verify;
 use crate::clock::Clock;
+use crate::mesh::Limits;
 use crate::mesh::io::{Answer, ConnId, Count, Input, Ms, Question, Ticket, ToEdge};
-use crate::mesh::{Limits, Verifier};
 use crate::model::{Activation, Epoch, MeshCommit};
 use crate::store::committer::Committer;
 use crate::store::{Store, StoreError};
@@ -39,8 +41,10 @@ const BATCH: usize = 256;
 const IDLE: Duration = Duration::from_secs(30);
 /// Pause before a failed read is answered, so that a store that fails at once is not asked at once.
 const READ_RETRY: Duration = Duration::from_secs(1);
-/// Entries of the audit chain read at once when it is verified.
-const AUDIT_PAGE: u32 = 500;
+/// The longest pause behind a walk through an audit chain.
+const WALK_PAUSE: Duration = Duration::from_secs(2);
+/// A turn that has taken so long lets others come before its mesh goes on.
+const TURN: Duration = Duration::from_millis(1);
 /// A beat serves all meshes of the node: one that is so young need not be repeated.
 const BEAT_YOUNG_MS: Ms = 900;
 
@@ -71,7 +75,10 @@ pub struct Node {
     /// Told when meshes have gone to others whom this node does not see: its sockets should follow.
     pub shed: Arc<Notify>,
     /// Readers of audit chains, of all meshes: long reads must not take every connection.
-    pub audits: Semaphore,
+    pub audits: Arc<Semaphore>,
+    /// Other questions that peers may ask of the store, of all meshes. Hellos and sends do not wait
+    /// behind them.
+    pub questions: Semaphore,
     /// Meshes that run here.
     pub owned: AtomicUsize,
     /// Places for meshes that are being taken over.
@@ -122,27 +129,34 @@ impl Actor {
 
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut waiting = VecDeque::new();
         let stop = self.node.stop.clone();
         let mut changes = self.node.cluster.changes();
         loop {
             let until = self.wake_at();
+            let mut began = Instant::now();
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if self.work.is_empty() => return,
+                () = stop.cancelled(), if self.work.is_empty() && waiting.is_empty() => return,
                 Ok(()) = changes.changed() => {
                     self.look();
                     self.apply(SeatInput::Looked);
                 }
                 Some(input) = self.work.next(), if !self.work.is_empty() => {
+                    began = Instant::now();
                     self.look();
-                    self.worked(input);
+                    self.worked(input, began);
                 }
-                count = self.messages.recv_many(&mut batch, BATCH) => {
+                count = self.messages.recv_many(&mut batch, BATCH), if waiting.is_empty() => {
                     if count == 0 {
                         return;
                     }
-                    self.look();
-                    batch.drain(..).for_each(|message| self.receive(message));
+                    began = Instant::now();
+                    waiting.extend(batch.drain(..));
+                    self.take(&mut waiting, began);
+                }
+                () = std::future::ready(()), if !waiting.is_empty() => {
+                    self.take(&mut waiting, began);
                 }
                 () = sleep_until(until) => {
                     self.look();
@@ -150,7 +164,21 @@ impl Actor {
                 }
             }
             self.settle();
-            if self.may_rest() {
+            if waiting.is_empty() && self.may_rest() {
+                return;
+            }
+            if began.elapsed() >= TURN {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Takes in what waits, for a turn.
+    fn take(&mut self, waiting: &mut VecDeque<Message>, began: Instant) {
+        self.look();
+        while let Some(message) = waiting.pop_front() {
+            self.receive(message);
+            if began.elapsed() >= TURN {
                 return;
             }
         }
@@ -194,11 +222,14 @@ impl Actor {
         self.seat.apply(self.node.clock.now(), &self.sight, input);
     }
 
-    fn worked(&mut self, input: Option<SeatInput>) {
+    fn worked(&mut self, input: Option<SeatInput>, began: Instant) {
         let mut next = Some(input);
         while let Some(input) = next {
             if let Some(input) = input {
                 self.apply(input);
+            }
+            if began.elapsed() >= TURN {
+                return;
             }
             next = self.work.next().now_or_never().flatten();
         }
@@ -272,7 +303,8 @@ impl Actor {
             let waited = Duration::from_millis(waited.unsigned_abs());
             self.node.metrics.delivery_latency(waited);
         }
-        let bytes = item.bytes();
+        // A connection has one at a time, and is not to be ended for having asked.
+        let bytes = if item.is_long_answer() { 0 } else { item.bytes() };
         let Some((last, rest)) = conns.split_last() else { return };
         for conn in rest {
             if let Some(outbox) = self.lines.get(conn) {
@@ -365,9 +397,14 @@ impl Actor {
     fn ask(&self, term: u64, ticket: Ticket, question: Question) {
         let (node, mesh) = (self.node.clone(), self.id.clone());
         self.work.push(Box::pin(async move {
-            let long = matches!(question, Question::Audit(_) | Question::VerifyAudit);
-            // It is never closed.
-            let _place = if long { node.audits.acquire().await.ok() } else { None };
+            // Neither is ever closed.
+            let (_place, walk) = match question {
+                Question::Audit(_) | Question::VerifyAudit(_) => (None, Walk::begin(&node).await),
+                Question::Messages { .. } | Question::Bans | Question::Moderation { .. } => {
+                    (node.questions.acquire().await.ok(), None)
+                }
+                _ => (None, None),
+            };
             let input = match answer(&*node.store, &mesh, question).await {
                 Ok(answer) => Input::Answer(ticket, Some(answer)),
                 Err(error) => {
@@ -376,6 +413,9 @@ impl Actor {
                     Input::Answer(ticket, None)
                 }
             };
+            if let Some(walk) = walk {
+                walk.end(&node);
+            }
             Some(SeatInput::Store(term, input))
         }));
     }
@@ -394,6 +434,33 @@ impl Actor {
             }
             None
         }));
+    }
+}
+
+/// A walk through an audit chain. The next one waits three times as long as it took, so that all walks
+/// of a node take a quarter of one processor at most, here and in the store.
+struct Walk {
+    place: OwnedSemaphorePermit,
+    since: Instant,
+}
+
+impl Walk {
+    async fn begin(node: &Node) -> Option<Self> {
+        let place = node.audits.clone().acquire_owned().await.ok()?;
+        Some(Self { place, since: Instant::now() })
+    }
+
+    fn end(self, node: &Node) {
+        let Self { place, since } = self;
+        let pause = (since.elapsed() * 3).min(WALK_PAUSE);
+        let stop = node.stop.clone();
+        node.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(pause) => {}
+            }
+            drop(place);
+        });
     }
 }
 
@@ -440,7 +507,7 @@ async fn answer(
             let (entries, total) = store.audit(mesh, &query).await?;
             Answer::Audit(entries, total)
         }
-        Question::VerifyAudit => verify_audit(store, mesh).await?,
+        Question::VerifyAudit(from) => Answer::AuditVerified(verify(store, mesh, from).await?),
         Question::Accepted { member, key } => {
             Answer::Accepted(store.accepted(mesh, &member, &key).await?)
         }
@@ -449,23 +516,4 @@ async fn answer(
             Answer::Page(store.page(mesh, &queue, after, limit).await?)
         }
     })
-}
-
-/// Walks the chain a page at a time: it may be far longer than memory.
-async fn verify_audit(store: &dyn Store, mesh: &MeshId) -> Result<Answer, StoreError> {
-    let mut verifier = Verifier::new();
-    let mut after = i64::MIN;
-    loop {
-        let page = store.audit_from(mesh, after, AUDIT_PAGE).await?;
-        let broken = page.iter().find(|entry| !verifier.follows(mesh, entry));
-        if let Some(entry) = broken {
-            let (entries, broken_at) = (verifier.entries, Some(entry.id));
-            return Ok(Answer::AuditVerified { entries, broken_at });
-        }
-        let Some(last) = page.last() else {
-            let entries = verifier.entries;
-            return Ok(Answer::AuditVerified { entries, broken_at: None });
-        };
-        after = last.id;
-    }
 }

@@ -12,7 +12,7 @@ use protocol::server::Frame;
 use protocol::{MeshId, PresenceId};
 use serde::{Deserialize, Serialize};
 
-use crate::mesh::io::{Command, ConnId, Edge, News, Numbered, ToEdge};
+use crate::mesh::io::{Command, ConnId, Edge, News, Numbered, ToEdge, Told};
 use crate::model::Epoch;
 
 mod husk;
@@ -198,7 +198,12 @@ impl Down {
     /// Whether the owner goes on with a connection only when this has arrived: see
     /// [`Effect::Refusal`](crate::mesh::io::Effect::Refusal).
     pub fn is_waited_for(&self) -> bool {
-        matches!(self, Self::To(_, ToEdge::Result { frame: Some(Frame::Ack(ack)), .. }) if !ack.queued)
+        match self {
+            Self::To(_, ToEdge::Result { frame: Some(Frame::Ack(ack)), .. }) => !ack.queued,
+            // The next one waits for this one.
+            Self::To(_, item) => item.is_long_answer(),
+            _ => false,
+        }
     }
 
     /// Bytes it holds in memory, near enough to bound a link with.
@@ -209,10 +214,18 @@ impl Down {
             Self::Unknown => 0,
             Self::News { events, news } => {
                 let told = events.iter().map(|(conns, item)| 16 * conns.len() + item.bytes());
-                let all = if let News::All(all) = news { all.len() } else { 1 };
-                told.sum::<usize>() + 64 + 256 * all
+                told.sum::<usize>() + 64 + news_bytes(news)
             }
         }
+    }
+}
+
+fn news_bytes(news: &News) -> usize {
+    let of = |told: &Told| 256 + told.name.len() + told.pubkey.len();
+    match news {
+        News::All(all) => all.iter().map(of).sum(),
+        News::Here(told) => of(told),
+        News::Gone(_) => 256,
     }
 }
 

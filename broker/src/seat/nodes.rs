@@ -111,7 +111,10 @@ impl Seat {
                 self.out.push(SeatEffect::Tell(lines, ToEdge::Reset(epoch)));
             }
             Heard::Down(Down::News { events, news }) => self.know(events, &news),
-            Heard::Down(Down::To(conns, item)) => self.tell_here(conns, item),
+            Heard::Down(Down::To(conns, mut item)) => {
+                self.last_answer.share(&mut item);
+                self.tell_here(conns, item);
+            }
         }
     }
 

@@ -35,6 +35,12 @@ struct Link {
     down: Outgoing<Down>,
     /// Refusals on their way, by their place on the stream.
     refusals: VecDeque<(u64, ConnId)>,
+    /// The last long answer's place on the stream.
+    long: Option<u64>,
+    /// Long answers that wait until that one has arrived: so a stream never holds more than one, and
+    /// whatever else is said comes between. One for each connection at most; what they hold is
+    /// mostly shared.
+    answers: VecDeque<(ConnId, ToEdge)>,
     /// More waited than may: it is given up.
     broken: bool,
 }
@@ -102,6 +108,8 @@ impl Owner {
             up: Incoming::default(),
             down: Outgoing::default(),
             refusals: VecDeque::new(),
+            long: None,
+            answers: VecDeque::new(),
             broken: false,
         };
         link.up.owe();
@@ -137,6 +145,7 @@ impl Owner {
                 if link.up.accept(now, number) == Verdict::Fresh {
                     if let Up::Lost(conn) = &up {
                         link.books.held.remove(conn);
+                        link.answers.retain(|(to, _)| to != conn);
                     }
                     inputs.extend(input(up));
                 }
@@ -170,7 +179,12 @@ impl Owner {
             if let ToEdge::Attached { held, .. } = item {
                 link.books.held.insert(held.conn, held.clone());
             }
-            link.push(Down::To(conns, item.clone()));
+            if item.is_long_answer() {
+                link.answers.extend(conns.into_iter().map(|conn| (conn, item.clone())));
+                link.answer();
+            } else {
+                link.push(Down::To(conns, item.clone()));
+            }
         }
     }
 
@@ -259,7 +273,10 @@ impl Link {
         match &down {
             Down::News { news, .. } => self.books.remember(news),
             // What was refused under the epoch before is asked again.
-            Down::Reset(_) => self.refusals.clear(),
+            Down::Reset(_) => {
+                self.refusals.clear();
+                self.answers.clear();
+            }
             Down::To(..) | Down::Unknown => {}
         }
         let bytes = down.bytes();
@@ -267,9 +284,21 @@ impl Link {
         (!self.broken).then(|| self.down.push(down, bytes))
     }
 
+    /// Says the next long answer, if the one before has arrived.
+    fn answer(&mut self) {
+        if self.long.is_some_and(|place| !self.down.has_arrived(place)) {
+            return;
+        }
+        self.long = self.answers.pop_front().and_then(|(conn, item)| {
+            let down = Down::To(vec![conn], item);
+            self.push(down)
+        });
+    }
+
     /// The edge waits for `next`; which refusals it has heard by that.
     fn acknowledged(&mut self, now: Ms, next: u64, gap: bool) -> Vec<Input> {
         self.down.acknowledged(now, next, gap);
+        self.answer();
         let mut heard = Vec::new();
         while let Some((_, conn)) =
             self.refusals.pop_front_if(|(place, _)| self.down.has_arrived(*place))
@@ -350,4 +379,96 @@ fn input(up: Up) -> Option<Input> {
         Up::MemberJoined(key) => Input::MemberJoined(key),
         Up::Unknown => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::server::Row;
+
+    use super::*;
+    use crate::mesh::io::LONG_ANSWER;
+    use crate::mesh::{Limits, StatusLimits};
+
+    const LIMITS: Limits = Limits {
+        grace_ms: 90_000,
+        capacity: 100,
+        message_units: 65_536,
+        send_rate: 0,
+        send_burst: 10,
+        offline_queue: false,
+        status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
+        kick_cooldown_ms: 10_000,
+    };
+
+    fn conn(number: u64) -> ConnId {
+        ConnId { process: 2, number }
+    }
+
+    fn edge() -> NodeKey {
+        NodeKey { id: "edge".into(), incarnation: 2 }
+    }
+
+    fn owner() -> Owner {
+        let mut owner = Owner::new(Mesh::new("mesh".into(), LIMITS, 1), 0);
+        assert!(owner.announce(&edge(), 1, &Edge { process: 2, ..Edge::default() }));
+        owner
+    }
+
+    fn list(bytes: usize) -> ToEdge {
+        let peers = vec![Row::of(&"x".repeat(bytes))];
+        ToEdge::Result { number: 1, frame: Some(Frame::PeersList { peers, req_id: None }) }
+    }
+
+    /// For whom, and whether it is long: what is said now; the edge has received all of it.
+    fn said(owner: &mut Owner, now: Ms) -> Vec<(u64, bool)> {
+        let mut out = Vec::new();
+        owner.speak(now, &mut out);
+        let mut heard = Vec::new();
+        let mut next = None;
+        for (_, item) in out {
+            if let Item::FromOwner(FromOwner::Down { number, down: Down::To(to, item), .. }) = item
+            {
+                heard.push((to[0].number, item.is_long_answer()));
+                next = Some(number + 1);
+            }
+        }
+        if let Some(number) = next {
+            let expects = ToOwner::Expects { link: 1, number, gap: false };
+            owner.hear(now, &edge(), expects).unwrap();
+        }
+        heard
+    }
+
+    #[test]
+    fn a_link_carries_one_long_answer_at_a_time_and_others_come_between() {
+        let mut owner = owner();
+        for number in 1..=20 {
+            owner.tell(vec![conn(number)], &list(4 * 1024 * 1024));
+        }
+        owner.tell(vec![conn(21)], &list(10));
+        assert!(owner.waiting().1 < LINK_BYTES / 4, "{}", owner.waiting().1);
+        assert_eq!(said(&mut owner, 1), [(1, true)]);
+        // What comes behind a long answer waits until that has arrived, as on any stream.
+        assert_eq!(said(&mut owner, 2), [(21, false)]);
+        owner
+            .hear(3, &edge(), ToOwner::Up { link: 1, number: 0, expects: 0, up: Up::Lost(conn(3)) })
+            .unwrap();
+        let mut all: Vec<_> = (3..60).flat_map(|now| said(&mut owner, now)).collect();
+        all.retain(|(_, long)| *long);
+        let wanted: Vec<_> = (2..=20).filter(|n| *n != 3).map(|n| (n, true)).collect();
+        assert_eq!(all, wanted, "in turn, and not to whom is gone");
+        let mut out = Vec::new();
+        assert!(owner.give_up(&mut out).is_empty() && owner.waiting().1 == 0);
+    }
+
+    /// The threshold is one of memory, not of kind.
+    #[test]
+    fn what_is_short_does_not_wait_for_what_is_long() {
+        let mut owner = owner();
+        owner.tell(vec![conn(1)], &list(LONG_ANSWER));
+        owner.tell(vec![conn(2)], &list(LONG_ANSWER));
+        owner.tell(vec![conn(3)], &list(LONG_ANSWER / 2));
+        let said: Vec<_> = (1..3).flat_map(|now| said(&mut owner, now)).collect();
+        assert_eq!(said, [(1, true), (3, false), (2, true)]);
+    }
 }

@@ -13,6 +13,7 @@ use super::item::{Item, LinkNo, Up};
 use super::owner::{Books, Owner};
 use super::ownership::RETAKE_MS;
 use super::relay::Relay;
+use super::sharing::LastAnswer;
 use crate::mesh::io::{ConnId, Input, Ms, Now, ToEdge};
 use crate::mesh::{Limits, Mesh};
 use crate::model::{Epoch, LeaseRow};
@@ -61,6 +62,8 @@ pub struct Seat {
     pub(super) saving: Vec<(PresenceId, Option<LeaseRow>)>,
     /// Whether the mesh has been told that it may have another owner.
     pub(super) doubtful: bool,
+    /// What long answers from elsewhere may share.
+    pub(super) last_answer: LastAnswer,
     pub(super) out: Vec<SeatEffect>,
 }
 
@@ -88,6 +91,7 @@ impl Seat {
             wanted: false,
             saving: Vec::new(),
             doubtful: false,
+            last_answer: LastAnswer::default(),
             out: Vec::new(),
         }
     }
@@ -195,6 +199,7 @@ impl Seat {
     /// The effects of all inputs since the last time, in the order to carry them out.
     pub fn drain(&mut self, now: Now, sight: &Sight) -> Vec<SeatEffect> {
         self.settle(now, sight);
+        self.last_answer.sweep();
         let mut said = Vec::new();
         match &mut self.role {
             Role::Idle => {}

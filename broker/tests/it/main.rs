@@ -27,6 +27,7 @@ mod p7_counts_are_sets;
 mod p8_bounds;
 mod p9_bad_input;
 mod presence_verbs;
+mod questions;
 mod replays;
 mod status;
 mod store_postgres;

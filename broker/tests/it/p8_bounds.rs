@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use protocol::client::{PeerProfile, Profile, Stats};
+use protocol::limits::TEXT_BYTES;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::support::node::{Kind, Node, on_each_store};
-use crate::support::peer::{Hello, TestPeer, envelope};
+use crate::support::fattest::fattest;
+use crate::support::node::{Kind, Mesh, Node, on_each_store};
+use crate::support::peer::{Hello, TestPeer, envelope, number};
 use crate::support::socket::{Habit, Socket, client_ack, is_envelope};
 use crate::support::{SOON, until, until_within};
 
@@ -103,6 +106,89 @@ async fn who_takes_nothing_for_half_a_minute_is_a_slow_consumer() {
     ben.reconnect().await;
     ana.send(&ben, "hello").await.acknowledged();
     assert_eq!(ben.next().await, "hello");
+}
+
+/// Every peer tells as much of itself as it may.
+async fn fatten(peer: &mut TestPeer) {
+    let mut profile = serde_json::to_value(fattest::<PeerProfile>()).unwrap();
+    profile["type"] = json!("set_profile");
+    let told = peer.ask(profile).await;
+    assert_eq!(told["type"], "ack", "{told}");
+    let stats = serde_json::to_value(fattest::<Stats>()).unwrap();
+    peer.post(&json!({"type": "set_stats", "stats": stats})).await;
+    let summary = "\"".repeat(TEXT_BYTES);
+    peer.post(&json!({"type": "set_summary", "summary": summary})).await;
+}
+
+/// As the member `name`, with the fattest hello.
+fn fat_hello(mesh: &Mesh, name: &str) -> Hello {
+    let mut profile = serde_json::to_value(fattest::<Profile>()).unwrap();
+    // Each is a session of its own.
+    profile["sessionId"] = json!(format!("{:\"<256}", number()));
+    Hello::session(mesh, name).with(&profile)
+}
+
+/// A list of the fattest peers, wanted by many who do not read it.
+#[tokio::test]
+async fn who_asks_and_does_not_read_costs_little() {
+    let node = Node::start(Kind::Sqlite, &[]).await;
+    let mesh = node.mesh("red", &["ana", "ben"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        let mut peer = TestPeer::join_as(&node, fat_hello(&mesh, "ana"), Habit::Reads).await;
+        fatten(&mut peer).await;
+        others.push(peer);
+    }
+    let mut askers = Vec::new();
+    for _ in 0..10 {
+        askers.push(TestPeer::session(&node, &mesh, "ben").await);
+    }
+    let whole = ana.ask(json!({"type": "list_peers"})).await.to_string().len();
+    let before = node.rss_kb();
+    for asker in &mut askers {
+        asker.become_one_that(Habit::Stalls);
+        for _ in 0..64 {
+            asker.post(&json!({"type": "list_peers", "_reqId": "r"})).await;
+        }
+    }
+    let closed = "broker_sockets_closed_total{reason=\"slow_consumer\"}";
+    let mut most = before;
+    until_within(3 * SOON, "they are given up", async || {
+        most = most.max(node.rss_kb());
+        ana.send(&mesh.member("ana").pubkey, "x").await;
+        node.metric(closed).await == Some(10.0)
+    })
+    .await;
+    println!("640 lists of {whole} bytes: RSS {before} KiB, at most {most} KiB");
+    assert!(whole > 2_500_000, "{whole}");
+    assert!(most < before + before / 2, "RSS grew from {before} to {most} KiB");
+}
+
+/// Whoever has told too much is shown shortly, the others whole.
+#[tokio::test]
+async fn a_list_is_bounded() {
+    let node = Node::start(Kind::Sqlite, &[]).await;
+    let mesh = node.mesh("red", &["ana", "ben"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    ana.post(&json!({"type": "set_summary", "summary": "short"})).await;
+    let mut others = Vec::new();
+    for count in 1..=60 {
+        let mut peer = TestPeer::join_as(&node, fat_hello(&mesh, "ben"), Habit::Reads).await;
+        fatten(&mut peer).await;
+        others.push(peer);
+        if count % 20 != 0 {
+            continue;
+        }
+        let peers = ana.peers().await;
+        let bytes: usize = peers.iter().map(|peer| peer.to_string().len() + 1).sum();
+        assert!(bytes <= broker::mesh::LIST_BYTES, "{count}: {bytes}");
+        assert_eq!((peers.len(), &peers[0]["summary"]), (count + 1, &json!("short")));
+        assert_eq!(peers[1]["profile"].is_null(), count > 20, "{count}");
+        let missing: Vec<_> =
+            peers[1].as_object().unwrap().values().filter(|v| v.is_null()).collect();
+        assert!(count > 20 || missing.is_empty(), "nothing is forgotten");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What tests stand on: private servers, a proxy that breaks connections, waiting with a deadline.
 
 pub(crate) mod cluster;
+pub(crate) mod fattest;
 pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod postgres;

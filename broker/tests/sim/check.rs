@@ -32,7 +32,9 @@ use removals::Removals;
 pub(crate) use rewind::Mark;
 use saved::Saved;
 pub(crate) use settled::{resumed, settled};
+pub(crate) use status::SeenPeer;
 use status::Words;
+
 pub(crate) use traffic::Outlet;
 use traffic::Traffic;
 pub(crate) use watchers::Watcher;

@@ -31,7 +31,7 @@ async fn the_audit_log_has_who_joined(bench: &Bench) -> Verdict {
 }
 
 async fn the_audit_log_verifies(bench: &Bench) -> Verdict {
-    let mut peer = Peer::session(bench, bench.anyone()).await?;
+    let mut peer = Peer::session(bench, bench.admin()).await?;
     let reply = peer.ask(json!({ "type": "audit_verify" })).await?;
     has(&reply, &json!({ "type": "audit_verify_result", "valid": true }))?;
     ensure(reply["entries"].as_u64() > Some(0), || format!("entries is {}", reply["entries"]))

@@ -19,7 +19,7 @@ pub(super) fn checks() -> Vec<Check> {
             [6],
             "at once, not after 30 s"
         ),
-        check!("§4.8", anybody_finds_a_message_by_the_beginning_of_its_id),
+        check!("§4.8", whom_a_message_concerns_finds_it_by_the_beginning_of_its_id),
         check!("§4.8", an_id_of_another_shape_is_an_invalid_argument),
         check!("§4.8", an_unknown_message_is_not_found),
     ]
@@ -121,12 +121,12 @@ async fn what_was_not_confirmed_comes_again_on_return(bench: &Bench) -> Verdict 
     same("messageId", &again["messageId"], &push["messageId"])
 }
 
-async fn anybody_finds_a_message_by_the_beginning_of_its_id(bench: &Bench) -> Verdict {
-    let (mut ana, ben) = bench.pair().await?;
-    let mut anybody = Peer::session(bench, bench.anyone()).await?;
+async fn whom_a_message_concerns_finds_it_by_the_beginning_of_its_id(bench: &Bench) -> Verdict {
+    let (mut ana, mut ben) = bench.pair().await?;
+    let mut admin = Peer::session(bench, bench.admin()).await?;
     let id = ana.send(&ben.key(), &bench.word("found")).await?;
     let start = id.get(..31).ok_or_else(|| Fault::Failed(format!("the id is {id:?}")))?;
-    for peer in [&mut ana, &mut anybody] {
+    for peer in [&mut ana, &mut ben, &mut admin] {
         status(peer, start).await?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use protocol::client::{Group, PeerProfile, Priority, Stats, Status};
 use protocol::server::{
     Ack, AuditEntry, Ban, Ended, Error, Event, Frame, HelloAck, MemberProfile, MeshPolicy,
-    MessageStatusResult, Peer, Push, Recipient, Restored,
+    MessageStatusResult, Peer, Push, Recipient, Restored, Row,
 };
 use serde_json::{Value, json};
 
@@ -263,13 +263,37 @@ fn peers_list_5_1() {
         second[field] = value;
     }
     assert_eq!(
-        json_of(&Frame::PeersList { peers: vec![bare, full], req_id: Some("q".into()) }),
+        json_of(&Frame::PeersList {
+            peers: vec![Row::of(&bare), Row::of(&full)],
+            req_id: Some("q".into())
+        }),
         json!({"type": "peers_list", "peers": [first, second], "_reqId": "q"})
     );
     assert_eq!(
         json_of(&Frame::PeersList { peers: vec![], req_id: None }),
         json!({"type": "peers_list", "peers": []})
     );
+}
+
+/// Whoever writes a frame in pieces writes what serde would, and counts it right.
+#[test]
+fn a_list_in_pieces_is_the_list() {
+    for count in [0, 1, 3] {
+        for req_id in [None, Some("a\"b".to_owned())] {
+            let peers = (0..count).map(|n| Row::of(&json!({"pubkey": n}))).collect();
+            let list = Frame::PeersList { peers, req_id };
+            let text = serde_json::to_string(&list).unwrap();
+            assert_eq!(list.text().pieces().collect::<String>(), text);
+            assert_eq!((list.to_json(), list.json_bytes()), (text.clone(), text.len()));
+        }
+    }
+    let error = Frame::Error(Error {
+        code: "c".into(),
+        message: "ä\n".into(),
+        id: None,
+        req_id: Some("q".into()),
+    });
+    assert_eq!(error.json_bytes(), error.to_json().len());
 }
 
 #[test]

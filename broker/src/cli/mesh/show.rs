@@ -129,7 +129,7 @@ impl Created {
 }
 
 /// Indented JSON and a newline.
-pub(super) fn pretty(value: &impl Serialize) -> Result<String, Failure> {
+pub(in crate::cli) fn pretty(value: &impl Serialize) -> Result<String, Failure> {
     match serde_json::to_string_pretty(value) {
         Ok(text) => Ok(text + "\n"),
         Err(error) => Err(Failure::new(format!("cannot write JSON: {error}"))),

@@ -1,72 +1,66 @@
-//! What things hold in memory, near enough to bound windows, links and outboxes with.
+//! What things hold in memory, near enough to bound windows, links and outboxes with. Sizes are taken
+//! from what is encoded, so that a field which is added counts by itself.
 
-use protocol::client::Verb;
-use protocol::server::{Frame, Peer};
+use protocol::server::{Frame, bytes_of};
 
 use super::{Command, ToEdge};
+
+/// An answer of so many bytes is long. A connection waits for one such answer at a time, and a link
+/// carries one at a time.
+pub const LONG_ANSWER: usize = 32 * 1024;
+
+/// What an item holds beside what is encoded of it.
+const FRAMING: usize = 256;
 
 impl Command {
     /// Bytes it holds in memory, near enough to bound windows with.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Send(send) => send.ciphertext.len() + send.nonce.len() + 256,
-            Self::Attach(_) => 2048,
-            Self::Request(request) => match &request.verb {
-                Verb::SetSummary { summary } => summary.len() + 128,
-                // Within the bounds of `protocol::limits`.
-                Verb::SetProfile(_) => 16 * 1024,
-                _ => 512,
-            },
-            Self::Detach { .. } => 1024,
-            Self::ClientAck(_) | Self::Unknown => 128,
+            Self::Send(send) => {
+                let ids = [
+                    &send.id,
+                    &send.client_message_id,
+                    &send.request_fingerprint,
+                    &send.reply_to_id,
+                    &send.offline,
+                ];
+                let ids = ids.into_iter().flatten().map(String::len);
+                let mentions = send.mentions.iter().flatten().map(|name| name.len() + 24);
+                let body = send.ciphertext.len() + send.nonce.len() + send.target_spec.len();
+                FRAMING + body + ids.chain(mentions).sum::<usize>()
+            }
+            Self::Attach(attach) => FRAMING + bytes_of(attach),
+            Self::Request(request) => FRAMING + bytes_of(request),
+            Self::Detach { next, .. } => FRAMING + bytes_of(next),
+            Self::ClientAck(_) | Self::Unknown => FRAMING,
         }
     }
 }
 
 impl ToEdge {
-    /// Bytes it holds in memory, near enough to bound an outbox with.
+    /// Bytes it holds in memory, near enough to bound an outbox with. Of a long answer's, most may be
+    /// shared with others.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Push { envelope, .. } => envelope.bytes(),
-            Self::Result { frame: Some(frame), .. } => reply_bytes(frame),
-            Self::Attached { .. } | Self::Event(_) => 1024,
-            _ => 256,
+            Self::Result { frame: Some(frame), .. }
+            | Self::Refused { frame: Some(frame), .. }
+            | Self::Attached { frame, .. } => FRAMING + reply_bytes(frame),
+            Self::Event(frame) => FRAMING + frame.json_bytes(),
+            _ => FRAMING,
         }
+    }
+
+    /// Whether it is a [`LONG_ANSWER`].
+    pub fn is_long_answer(&self) -> bool {
+        matches!(self, Self::Result { frame: Some(_), .. }) && self.bytes() >= LONG_ANSWER
     }
 }
 
-/// A reply: most are small, lists are as long as what they list.
+/// The hot path has acks, which need not be encoded to know how long they are.
 fn reply_bytes(frame: &Frame) -> usize {
-    let own = match frame {
-        Frame::PeersList { peers, .. } => peers.iter().map(row_bytes).sum(),
-        Frame::AuditResult { entries, .. } => {
-            entries.iter().map(|entry| 256 + json_bytes(&entry.payload)).sum()
-        }
-        Frame::ListBansResult { bans, .. } => bans.iter().map(|ban| 192 + ban.name.len()).sum(),
-        Frame::MessageStatusResult(status) => status.recipients.len() * 256,
-        Frame::KickAck(ended) | Frame::DisconnectAck(ended) => ended.kicked.len() * 512,
-        _ => 0,
-    };
-    256 + own
-}
-
-/// What a value holds, near enough.
-fn json_bytes(value: &serde_json::Value) -> usize {
-    use serde_json::Value;
-    32 + match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(json_bytes).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, v)| name.len() + json_bytes(v)).sum(),
-        _ => 0,
+    match frame {
+        Frame::Ack(ack) => ack.id.len() + ack.error.as_ref().map_or(0, String::len),
+        _ => frame.json_bytes(),
     }
-}
-
-/// A row of `peers_list`: what peers chose to tell of themselves, and the rest.
-fn row_bytes(peer: &Peer) -> usize {
-    let groups = peer.groups.iter();
-    let groups = groups.map(|group| group.name.len() + group.role.as_ref().map_or(0, String::len));
-    let told = [&peer.hostname, &peer.peer_type, &peer.channel, &peer.model];
-    let told = told.into_iter().flatten().map(String::len);
-    let own = peer.display_name.len() + peer.session_id.len() + peer.cwd.len();
-    512 + own + told.sum::<usize>() + groups.map(|bytes| bytes + 64).sum::<usize>()
 }

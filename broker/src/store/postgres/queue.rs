@@ -137,10 +137,12 @@ pub(super) async fn messages(
         let id: &str = row.try_get("id")?;
         let recipients: &str = row.try_get("recipients")?;
         let waiting: Vec<String> = row.try_get("waiting")?;
+        let members: Vec<String> = row.try_get("members")?;
+        let people = (row.try_get::<&str, _>("sender_member_id")?, members);
         let ends = (row.try_get("delivered_at")?, row.try_get("undeliverable")?);
-        Ok((id, row.try_get("target")?, recipients, waiting, ends))
+        Ok((id, people, row.try_get("target")?, recipients, waiting, ends))
     };
-    let (id, target, recipients, waiting, (delivered_at, undeliverable)) =
+    let (id, (sender, members), target, recipients, waiting, (delivered_at, undeliverable)) =
         columns().map_err(|error| classify(TASK, &error))?;
     if !id.starts_with(prefix) {
         return Ok(Vec::new());
@@ -151,6 +153,8 @@ pub(super) async fn messages(
     };
     Ok(vec![StoredMessage {
         id: id.into(),
+        sender: sender.into(),
+        members: members.into_iter().map(MemberId::from).collect(),
         target,
         recipients: recipients.split_terminator(' ').map(parse).collect::<Result<_, _>>()?,
         waiting: waiting.iter().map(String::as_str).map(parse).collect::<Result<_, _>>()?,

@@ -152,7 +152,8 @@ pub(super) async fn messages(
     let seq = to_i64(seq)?;
     let mut tx = reader.begin().await?;
     let found = sqlx::query(
-        "SELECT id, target, recipients, delivered_at, undeliverable_at IS NOT NULL FROM envelope \
+        "SELECT id, target, recipients, delivered_at, sender_member_id, \
+           undeliverable_at IS NOT NULL FROM envelope \
          WHERE mesh_id = ?1 AND seq = ?2 AND substr(id, 1, length(?3)) = ?3",
     )
     .bind(mesh.as_str())
@@ -175,15 +176,27 @@ pub(super) async fn messages(
     .bind(seq)
     .fetch_all(&mut *tx)
     .await?;
-    tx.commit().await?;
     let recipients: &str = row.try_get(2)?;
+    let mut members = Vec::new();
+    for key in recipients.split_whitespace().filter_map(|to| to.strip_prefix("s:")) {
+        let member: Option<String> =
+            sqlx::query_scalar("SELECT member_id FROM session_key WHERE mesh_id = ? AND key = ?")
+                .bind(mesh.as_str())
+                .bind(key)
+                .fetch_optional(&mut *tx)
+                .await?;
+        members.extend(member.map(MemberId::from));
+    }
+    tx.commit().await?;
     Ok(vec![StoredMessage {
         id: row.try_get::<&str, _>(0)?.into(),
+        sender: row.try_get::<&str, _>(4)?.into(),
+        members,
         target: row.try_get(1)?,
         recipients: recipients.split_whitespace().map(recipient).collect::<Result<_, _>>()?,
         waiting: waiting.iter().map(|text| recipient(text)).collect::<Result<_, _>>()?,
         delivered_at: row.try_get(3)?,
-        undeliverable: row.try_get(4)?,
+        undeliverable: row.try_get(5)?,
     }])
 }
 

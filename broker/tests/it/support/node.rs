@@ -335,6 +335,15 @@ impl Node {
         output.stdout
     }
 
+    /// The same where it fails: its exit code, and all that it says.
+    pub(crate) async fn run_to_fail(&self, args: &[&str]) -> (i32, String) {
+        let mut command = self.command();
+        command.args(args);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(0), String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// Writes to the store, as another program would: in the words of Postgres' schema `mesh`.
     /// Answers how many rows it was.
     pub(crate) async fn sql(&self, statement: &str) -> u64 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::client::Status;
-use protocol::server::Peer;
+use serde::Deserialize;
 
 use super::Checker;
 use crate::faults::Fault;
@@ -11,6 +11,14 @@ use crate::world::WORKING_MS;
 
 /// A word may wait behind others of its connection.
 const WORD_SLACK_MS: u64 = 15_000;
+
+/// Of a row of `peers_list`, what is judged.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SeenPeer {
+    pub(crate) session_id: String,
+    pub(crate) status: Status,
+}
 
 /// When a status was last told, per session.
 #[derive(Default)]
@@ -34,7 +42,7 @@ impl Checker {
 
     /// These sessions are just being sent something that is not urgent. `peers` is what the rules
     /// say of everybody at this moment.
-    pub(crate) fn disturbed(&mut self, now: u64, sessions: &[String], peers: &[Peer]) {
+    pub(crate) fn disturbed(&mut self, now: u64, sessions: &[String], peers: &[SeenPeer]) {
         for peer in peers {
             let status = peer.status;
             if status != Status::Idle {

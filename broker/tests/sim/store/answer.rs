@@ -44,8 +44,10 @@ impl SimStore {
             }
             Question::Bans => Answer::Bans(self.bans()),
             Question::Audit(query) => self.audit(query),
-            Question::VerifyAudit => {
-                Answer::AuditVerified { entries: self.now.audit.len() as u64, broken_at: None }
+            Question::VerifyAudit(from) => {
+                let entries = self.now.audit.len() as u64;
+                let so_far = Verified { entries, ..from.clone() };
+                Answer::AuditVerified(VerifiedSlice { so_far, broken_at: None, ended: true })
             }
             Question::Accepted { member, key } => {
                 Answer::Accepted(self.now.accepted.get(&(member.clone(), key.clone())).cloned())
@@ -182,6 +184,15 @@ impl SimStore {
         });
         vec![StoredMessage {
             id: row.envelope.id.clone(),
+            sender: row.envelope.sender.member.clone(),
+            members: row
+                .recipients
+                .iter()
+                .filter_map(|to| match to {
+                    Recipient::Session(key) => self.now.keys.get(key).cloned(),
+                    _ => None,
+                })
+                .collect(),
             target: row.envelope.target.clone(),
             recipients: row.recipients.clone(),
             waiting: waiting.cloned().collect(),

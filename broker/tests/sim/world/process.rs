@@ -8,10 +8,10 @@ use broker::seat::item::{Down, FromOwner, Item, ToOwner};
 use broker::seat::{Seat, SeatEffect, SeatInput, Sight};
 use protocol::MeshId;
 use protocol::client::{Request, Verb};
-use protocol::server::{Frame, Peer};
+use protocol::server::{Frame, Row};
 
 use super::{Event, Mode, Work, World, skew};
-use crate::check::Outlet;
+use crate::check::{Outlet, SeenPeer};
 use crate::client::MESH;
 use crate::faults::{Fault, Planted};
 
@@ -221,7 +221,7 @@ impl World {
     }
 
     /// Everybody visible, as the owner sees them now.
-    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<SeatEffect>) -> Vec<Peer> {
+    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<SeatEffect>) -> Vec<SeenPeer> {
         let now = self.time(id);
         let conn = ConnId { process: id, number: u64::MAX - self.fresh() };
         let sight = self.sight(id);
@@ -240,7 +240,9 @@ impl World {
                     to,
                     ToEdge::Result { frame: Some(Frame::PeersList { peers, .. }), .. },
                 ) if to == [conn] => {
-                    seen = peers;
+                    let row =
+                        |row: &Row| serde_json::from_str(row.as_str()).expect("a row is JSON");
+                    seen = peers.iter().map(row).collect();
                 }
                 other => effects.push(other),
             }
