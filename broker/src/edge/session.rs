@@ -5,6 +5,11 @@
 //! in the order they came, those before a close included; every request with an id is answered,
 //! by the owner or, after [`RESULT_TIMEOUT_MS`](router::link::RESULT_TIMEOUT_MS), in its stead.
 //! While a hello is being answered, or the window is full, nothing is read: TCP pushes back.
+//! Nobody is given up for time in which the node itself stood still.
+
+mod liveness;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -13,15 +18,13 @@ use protocol::server::{self, Ack, Frame};
 use protocol::{Close, MeshId, close};
 use router::link::Window;
 
+use self::liveness::{Due, Liveness};
+pub use self::liveness::{PING_MS, STALE_MS};
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
-use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ToEdge};
+use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, STALL_MS, ToEdge};
 use crate::model::{Envelope, Epoch};
 
-/// How often a peer is pinged.
-pub const PING_MS: Ms = 30_000;
-/// A peer whose last pong is older is gone.
-pub const STALE_MS: Ms = 75_000;
 /// Verbs other than `send` and `client_ack` that a connection may use at once, and per second.
 pub const VERB_BURST: u64 = 200;
 /// See [`VERB_BURST`].
@@ -106,8 +109,8 @@ pub struct Session {
     phase: Phase,
     /// Verbs in the bucket, times 1000, and when it was last filled.
     verbs: (u64, Ms),
-    ping_at: Ms,
-    last_pong: Ms,
+    liveness: Liveness,
+    hello_timeout_ms: Ms,
     out: Vec<Action>,
 }
 
@@ -128,8 +131,8 @@ impl Session {
             window: Window::default(),
             phase: Phase::Greeting { until: now.mono + limits.hello_timeout_ms },
             verbs: (VERB_BURST * 1000, now.mono),
-            ping_at: Ms::MAX,
-            last_pong: now.mono,
+            liveness: Liveness::new(now.mono),
+            hello_timeout_ms: limits.hello_timeout_ms,
             out: Vec::new(),
         }
     }
@@ -162,7 +165,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Ms> {
         let own = match self.phase {
             Phase::Greeting { until } => Some(until),
-            Phase::Attached => Some(self.ping_at),
+            Phase::Attached => Some(self.liveness.deadline()),
             _ => None,
         };
         [own, self.window.deadline()].into_iter().flatten().min()
@@ -180,6 +183,7 @@ impl Session {
         if self.is_closed() {
             return;
         }
+        self.liveness.heard(now.mono);
         let frame = match client::parse(text) {
             Ok(frame) => frame,
             Err(malformed) => return self.malformed(now, malformed),
@@ -217,9 +221,14 @@ impl Session {
         }
     }
 
+    /// The peer sent a ping of its own.
+    pub fn pinged(&mut self, now: Now) {
+        self.liveness.heard(now.mono);
+    }
+
     /// The peer answered a ping.
     pub fn pong(&mut self, now: Now, nonce: u64) {
-        self.last_pong = now.mono;
+        self.liveness.heard(now.mono);
         if matches!(self.phase, Phase::Attached) {
             self.out.push(Action::Pong(self.conn, nonce));
         }
@@ -317,6 +326,7 @@ impl Session {
     fn push(&mut self, now: Now, command: Command) {
         let bytes = command.bytes();
         self.window.push(Arc::new(command), bytes, now.mono);
+        self.liveness.reads(now.mono, !self.window.is_full());
         if let (Some(epoch), Some((base, number, command))) = (self.epoch, self.window.last()) {
             let (conn, command) = (self.conn, command.clone());
             self.out.push(Action::Up(Numbered { conn, epoch, base, number, command }));
@@ -330,15 +340,14 @@ impl Session {
         match item {
             ToEdge::Reset(epoch) => self.reset(epoch),
             ToEdge::Attached { number, frame, .. } => {
-                if self.release(number).is_some() && matches!(self.phase, Phase::Attaching) {
+                if self.release(now, number).is_some() && matches!(self.phase, Phase::Attaching) {
                     self.phase = Phase::Attached;
-                    self.last_pong = now.mono;
-                    self.ping_at = now.mono + PING_MS;
+                    self.liveness = Liveness::new(now.mono);
                     self.out.push(Action::Write(frame));
                 }
             }
             ToEdge::Refused { number, frame, close } => {
-                self.release(number);
+                self.release(now, number);
                 if !self.is_closed() {
                     self.out.extend(frame.map(Action::Write));
                     self.out.push(Action::Close(close));
@@ -371,12 +380,14 @@ impl Session {
         self.out.extend(again);
     }
 
-    fn release(&mut self, number: u64) -> Option<(Arc<Command>, Ms)> {
-        self.window.release(number)
+    fn release(&mut self, now: Now, number: u64) -> Option<(Arc<Command>, Ms)> {
+        let released = self.window.release(number);
+        self.liveness.reads(now.mono, !self.window.is_full());
+        released
     }
 
     fn result(&mut self, now: Now, number: u64, frame: Option<Frame>) {
-        let Some((command, since)) = self.release(number) else { return };
+        let Some((command, since)) = self.release(now, number) else { return };
         if let Some(frame) = frame
             && !self.is_closed()
         {
@@ -418,6 +429,9 @@ impl Session {
 
     /// A deadline may have passed.
     pub fn tick(&mut self, now: Now) {
+        if self.deadline().is_some_and(|due| due + STALL_MS < now.mono) {
+            self.stood_still(now);
+        }
         if let Phase::Greeting { until } = self.phase
             && until <= now.mono
         {
@@ -432,23 +446,31 @@ impl Session {
             self.give_up(now, number);
         }
         self.let_go(now);
-        if matches!(self.phase, Phase::Attached) && self.ping_at <= now.mono {
-            // A peer we do not read cannot show that it lives.
-            if !self.wants_read() {
-                self.last_pong = now.mono;
+        if matches!(self.phase, Phase::Attached) {
+            match self.liveness.check(now.mono) {
+                Due::Nothing => {}
+                Due::Ping => self.out.push(Action::Ping(0)),
+                Due::Gone => {
+                    self.out.push(Action::Terminate);
+                    self.closed(now, false);
+                }
             }
-            if now.mono.saturating_sub(self.last_pong) > STALE_MS {
-                self.out.push(Action::Terminate);
-                return self.closed(now, false);
-            }
-            self.ping_at = now.mono + PING_MS;
-            self.out.push(Action::Ping(0));
         }
+    }
+
+    /// This comes much later than it was due: the node stood still. The peer's word and the owner's
+    /// may be on their way, so every wait begins anew.
+    fn stood_still(&mut self, now: Now) {
+        if let Phase::Greeting { until } = &mut self.phase {
+            *until = now.mono + self.hello_timeout_ms;
+        }
+        self.window.restart(now.mono);
+        self.liveness.stood_still(now.mono);
     }
 
     /// The owner does not answer, or does not know how: say so in its stead. Every refusal here may be retried.
     fn give_up(&mut self, now: Now, number: u64) {
-        let Some((command, _)) = self.release(number) else { return };
+        let Some((command, _)) = self.release(now, number) else { return };
         let req_id = match &*command {
             Command::Send(send) => {
                 if !self.is_closed() {
