@@ -95,6 +95,8 @@ pub(super) fn record(
         visible: true,
         connected_at,
         generation,
+        came: generation,
+        known: generation,
         said_at: attach.said_at,
         status: Status::Idle,
         source: Source::Jsonl,
@@ -106,6 +108,7 @@ pub(super) fn record(
             ..Unsaved::default()
         },
         moderator: member.may_moderate(),
+        uncounted_ms: 0,
     }
 }
 
