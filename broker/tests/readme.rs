@@ -14,7 +14,7 @@ use broker::edge;
 use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
 use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
 use broker::mesh::{self, BRIEF_MS, CONTEST_MS, CONTEST_TIMES, FRESH_MS, MESH_BYTES};
-use broker::mesh::{ANNOUNCE_MS, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
+use broker::mesh::{ANNOUNCE_MS, GONE_KEPT, MISSED_BYTES, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
 use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
 use broker::seat::LINK_BYTES;
 use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
@@ -143,9 +143,19 @@ fn of_a_node() -> Vec<Row> {
             "closed: `slow_consumer`",
         ),
         (
-            "A peer that answers no ping",
+            "A peer that sends nothing, not even pongs",
             format!("{}, pinged every {}", time(STALE_MS), time(PING_MS)),
             "the socket is dropped, the grace begins",
+        ),
+        (
+            "Departures kept for sessions that are away",
+            GONE_KEPT.to_string(),
+            "the oldest are told to nobody",
+        ),
+        (
+            "What a returning session is told of others",
+            bytes(MISSED_BYTES),
+            "the rest is not told: `list_peers` has it",
         ),
         (
             "Takeovers of one presence",
