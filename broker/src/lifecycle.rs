@@ -14,6 +14,10 @@ const CLAIM_RETRY: Duration = Duration::from_millis(200);
 /// How often a node makes sure of its own.
 const CLAIM_CHECK: Duration = Duration::from_secs(2);
 
+/// So often a claim that is lost may be refused, [`CLAIM_CHECK`] apart: a server takes five seconds
+/// to notice that a connection is dead (its keep-alives).
+const REFUSALS: u32 = 5;
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
@@ -56,42 +60,70 @@ pub async fn claim(
     }
 }
 
-/// Keeps the claim. A connection that carried it may break: then it is asked for again, and if
-/// another process was quicker, this one is superseded.
+/// Keeps the claim. A connection that carried it may break, or be slow: then it is asked for again.
+/// It is often this process's own last connection that is in the way, until the server notices that
+/// nobody is there: only who is refused [`REFUSALS`] times in a row is superseded.
 pub async fn keep_claim(
     store: Arc<dyn Store>,
-    mut claim: Box<dyn Claim>,
+    claim: Box<dyn Claim>,
     shared: bool,
     superseded: CancellationToken,
 ) {
+    let (mut claim, mut refusals) = (Some(claim), 0);
     loop {
         sleep(CLAIM_CHECK).await;
-        if claim.held().await {
+        if is_held(&mut claim).await {
+            refusals = 0;
             continue;
         }
         match store.claim(shared).await {
-            Ok(Some(again)) => claim = again,
+            Ok(Some(again)) => claim = Some(again),
+            Ok(None) if is_held(&mut claim).await => {}
             Ok(None) => {
-                superseded.cancel();
-                return;
+                // Its session ends with its connection.
+                claim = None;
+                refusals += 1;
+                if refusals >= REFUSALS {
+                    superseded.cancel();
+                    return;
+                }
+                tracing::warn!(refusals, "the claim on the store is held by another connection");
             }
             Err(error) => tracing::warn!(%error, "the claim on the store cannot be renewed yet"),
         }
     }
 }
 
-/// The signals that ask a node to stop.
+async fn is_held(claim: &mut Option<Box<dyn Claim>>) -> bool {
+    match claim {
+        Some(claim) => claim.held().await,
+        None => false,
+    }
+}
+
+/// The signals that ask a node to stop: SIGTERM, SIGINT, and SIGHUP unless whoever started the node
+/// had it ignored, as `nohup` does.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Taken once it has come: a terminal that closes sends it twice, by its shell and by itself,
+    /// and a second signal means now.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     /// Listens from now on.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let this process listen.
     pub fn listen() -> std::io::Result<Self> {
+        // Asked first: listening would end it.
+        let ignored = is_ignored_at_start(SignalKind::hangup());
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: if ignored { None } else { Some(signal(SignalKind::hangup())?) },
         })
     }
 
@@ -100,8 +132,36 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = hung_up(&mut self.hangup) => {}
         }
     }
+}
+
+/// The first SIGHUP; nothing if there was one, or it is ignored. The handler stays, so that later
+/// ones do not end the process.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(signal) => {
+            signal.recv().await;
+            *hangup = None;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with the signal ignored, which outlives an `exec`. Only Linux
+/// tells without unsafe code; elsewhere it counts as not ignored.
+fn is_ignored_at_start(kind: SignalKind) -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| is_ignored(&status, kind.as_raw_value()))
+}
+
+/// Reads `SigIgn`, a set of signals in hexadecimal: the first is the lowest bit.
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+    let place = signal.checked_sub(1).and_then(|place| u32::try_from(place).ok());
+    place.and_then(|place| set.checked_shr(place)).is_some_and(|rest| rest & 1 == 1)
 }
 
 /// Waits for `done`, but not beyond `patience`, nor a second signal.
@@ -114,5 +174,25 @@ pub async fn wait(
         biased;
         () = signals.next() => false,
         ended = timeout_at(Instant::now() + patience, done) => ended.is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_is_found_in_the_status() {
+        let status =
+            |set: &str| format!("Name:\tbroker\nSigBlk:\tffff\nSigIgn:\t{set}\nSigCgt:\t1\n");
+        let (hangup, terminate) = (SignalKind::hangup().as_raw_value(), 15);
+        assert!(is_ignored(&status("0000000000001001"), hangup));
+        assert!(!is_ignored(&status("0000000000001000"), hangup));
+        assert!(is_ignored(&status("0000000000004000"), terminate));
+        for strange in ["", "nonsense", "SigIgn:", "SigIgn:\txyz", "SigIgn:\t-1"] {
+            assert!(!is_ignored(strange, hangup), "{strange}");
+        }
+        assert!(!is_ignored(&status("ffffffffffffffff"), 0));
+        assert!(!is_ignored(&status("ffffffffffffffff"), 65));
     }
 }

@@ -20,6 +20,7 @@ pub mod io;
 mod limits;
 mod lookup;
 mod mentions;
+mod missed;
 mod moderation;
 mod outcome;
 mod pipeline;
@@ -42,6 +43,7 @@ pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_E
 pub use facts::FRESH_MS;
 pub use hook::Hook;
 pub use limits::{Limits, REPLAY_MS};
+pub use missed::{GONE_KEPT, MISSED_BYTES};
 pub use query::LIST_BYTES;
 pub use roster::{CONTEST_MS, CONTEST_TIMES};
 pub use send::UNAVAILABLE;

@@ -16,8 +16,9 @@ use broker::edge::session::{COST_BURST, COST_PER_SECOND, COST_WAIT_MS};
 use broker::edge::session::{PING_MS, STALE_MS, VERB_BURST, VERBS_PER_SECOND};
 use broker::mesh::io::LONG_ANSWER;
 use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, FRESH_MS, LIST_BYTES, MESH_BYTES};
-use broker::mesh::SHORT_LIVED_MS;
-use broker::mesh::{ANNOUNCE_MS, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS};
+use broker::mesh::{
+    ANNOUNCE_MS, GONE_KEPT, MISSED_BYTES, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS, SHORT_LIVED_MS,
+};
 use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
 use broker::seat::LINK_BYTES;
 use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
@@ -176,9 +177,19 @@ fn of_a_node() -> Vec<Row> {
             "closed: `slow_consumer`",
         ),
         (
-            "A peer that answers no ping",
+            "A peer that sends nothing, not even pongs",
             format!("{}, pinged every {}", time(STALE_MS), time(PING_MS)),
             "the socket is dropped, the grace begins",
+        ),
+        (
+            "Departures kept for sessions that are away",
+            GONE_KEPT.to_string(),
+            "the oldest are told to nobody",
+        ),
+        (
+            "What a returning session is told of others",
+            bytes(MISSED_BYTES),
+            "the rest is not told: `list_peers` has it",
         ),
         (
             "Takeovers of one presence",

@@ -97,6 +97,12 @@ impl<T> Window<T> {
         (self.deadline()? <= now).then_some(self.base)
     }
 
+    /// Every command has been taken in just `now`: the edge stood still, and could not have heard of
+    /// a result.
+    pub fn restart(&mut self, now: u64) {
+        self.slots.iter_mut().flatten().for_each(|slot| slot.since = now);
+    }
+
     /// When the oldest command will have waited too long.
     pub fn deadline(&self) -> Option<u64> {
         Some(self.slots.front()?.as_ref()?.since + RESULT_TIMEOUT_MS)

@@ -66,18 +66,29 @@ pub struct Timing {
     pub ttl_ms: Ms,
 }
 
+impl Timing {
+    /// How long a lost node may have lived after its last heartbeat, in milliseconds: as long as
+    /// nobody missed it, or, where that is longer than others should wait for a node that is gone, a
+    /// few seconds.
+    fn unseen_ms(self) -> Ms {
+        const FEW_SECONDS: Ms = 4_000;
+        self.ttl_ms.min(FEW_SECONDS.max(2 * self.heartbeat_ms))
+    }
+}
+
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// There is a new [`View`], or the old one can be relied upon again.
     Changed,
-    /// This process of a node is gone: its last heartbeat was so long ago, or, if a later process of
-    /// its name has taken its row, up to the TTL longer. Told once, and again only if it has been
-    /// seen alive in between (a paused process goes on under its incarnation).
+    /// This process of a node is gone, for so long at least: it may have lived on for up to the TTL
+    /// after its last heartbeat, and nobody who was connected there is counted gone before it was.
+    /// Told once, and again only if it has been seen alive in between (a paused process goes on
+    /// under its incarnation).
     Lost {
         /// Who.
         node: NodeKey,
-        /// By Redis's clock, in milliseconds.
+        /// Since when it has surely been gone, by Redis's clock, in milliseconds.
         ago_ms: Ms,
     },
     /// A later process has this node's name: stop.

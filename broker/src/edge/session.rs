@@ -6,10 +6,14 @@
 //! by the owner or, after [`RESULT_TIMEOUT_MS`](router::link::RESULT_TIMEOUT_MS), in its stead, and
 //! in the order of the requests, whoever answers ([`order`]); acks of sends may come between.
 //! While a hello is being answered, the window is full, a list is awaited, or the connection owes
-//! for what it has asked ([`cost`]), nothing is read: TCP pushes back.
+//! for what it has asked ([`cost`]), nothing is read: TCP pushes back. Nobody is given up for time in
+//! which the node itself stood still ([`liveness`]).
 
 mod cost;
+mod liveness;
 mod order;
+#[cfg(test)]
+mod liveness_tests;
 #[cfg(test)]
 mod tests;
 
@@ -22,16 +26,16 @@ use router::link::Window;
 
 pub use self::cost::{COST_BURST, COST_PER_SECOND, COST_WAIT_MS};
 use self::cost::{Purse, lists, only_asks};
+use self::liveness::{Due, Liveness};
+pub use self::liveness::{PING_MS, STALE_MS};
 use self::order::Order;
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
-use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, ToEdge};
+use crate::mesh::io::{
+    Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, STALL_MS, ToEdge,
+};
 use crate::model::{Envelope, Epoch};
 
-/// How often a peer is pinged.
-pub const PING_MS: Ms = 30_000;
-/// A peer whose last pong is older is gone.
-pub const STALE_MS: Ms = 75_000;
 /// Verbs other than `send` and `client_ack` that a connection may use at once, and per second.
 pub const VERB_BURST: u64 = 200;
 /// See [`VERB_BURST`].
@@ -122,8 +126,8 @@ pub struct Session {
     parked: Option<Box<Request>>,
     /// Requests whose answers have not been written.
     order: Order,
-    ping_at: Ms,
-    last_pong: Ms,
+    liveness: Liveness,
+    hello_timeout_ms: Ms,
     out: Vec<Action>,
 }
 
@@ -147,8 +151,8 @@ impl Session {
             purse: Purse::new(now.mono),
             parked: None,
             order: Order::default(),
-            ping_at: Ms::MAX,
-            last_pong: now.mono,
+            liveness: Liveness::new(now.mono),
+            hello_timeout_ms: limits.hello_timeout_ms,
             out: Vec::new(),
         }
     }
@@ -157,11 +161,19 @@ impl Session {
     pub fn wants_read(&self) -> bool {
         match self.phase {
             Phase::Greeting { .. } => true,
-            Phase::Attached => {
-                !self.window.is_full() && !self.order.is_full() && self.parked.is_none()
-            }
+            Phase::Attached => self.has_room(),
             _ => false,
         }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.window.is_full() && !self.order.is_full() && self.parked.is_none()
+    }
+
+    /// A peer that is not read cannot show that it lives.
+    fn note_reading(&mut self, now: Now) {
+        let reads = self.has_room();
+        self.liveness.reads(now.mono, reads);
     }
 
     /// Whether no hello has been accepted for work yet.
@@ -185,7 +197,7 @@ impl Session {
             Phase::Greeting { until } => Some(until),
             Phase::Attached => {
                 let even_at = self.parked.as_ref().map(|_| self.purse.even_at());
-                even_at.into_iter().chain([self.ping_at]).min()
+                even_at.into_iter().chain([self.liveness.deadline()]).min()
             }
             _ => None,
         };
@@ -204,6 +216,7 @@ impl Session {
         if self.is_closed() {
             return;
         }
+        self.liveness.heard(now.mono);
         let frame = match client::parse(text) {
             Ok(frame) => frame,
             Err(malformed) => return self.malformed(now, malformed),
@@ -234,6 +247,7 @@ impl Session {
             }
             client::Frame::Request(request) if self.purse.owes(now.mono) => {
                 self.parked = Some(Box::new(request));
+                self.note_reading(now);
             }
             client::Frame::Request(request) => self.ask(now, request),
             client::Frame::Other { verb, req_id: Some(req_id) } => {
@@ -244,9 +258,14 @@ impl Session {
         }
     }
 
+    /// The peer sent a ping of its own.
+    pub fn pinged(&mut self, now: Now) {
+        self.liveness.heard(now.mono);
+    }
+
     /// The peer answered a ping.
     pub fn pong(&mut self, now: Now, nonce: u64) {
-        self.last_pong = now.mono;
+        self.liveness.heard(now.mono);
         if matches!(self.phase, Phase::Attached) {
             self.out.push(Action::Pong(self.conn, nonce));
         }
@@ -364,11 +383,13 @@ impl Session {
         let lists = lists(&request.verb);
         let number = self.push(now, Command::Request(request));
         self.order.expect(number, lists);
+        self.note_reading(now);
     }
 
     fn push(&mut self, now: Now, command: Command) -> u64 {
         let bytes = command.bytes();
         let taken = self.window.push(Arc::new(command), bytes, now.mono);
+        self.note_reading(now);
         if let (Some(epoch), Some((base, number, command))) = (self.epoch, self.window.last()) {
             let (conn, command) = (self.conn, command.clone());
             self.out.push(Action::Up(Numbered { conn, epoch, base, number, command }));
@@ -383,15 +404,14 @@ impl Session {
         match item {
             ToEdge::Reset(epoch) => self.reset(epoch),
             ToEdge::Attached { number, frame, .. } => {
-                if self.release(number).is_some() && matches!(self.phase, Phase::Attaching) {
+                if self.release(now, number).is_some() && matches!(self.phase, Phase::Attaching) {
                     self.phase = Phase::Attached;
-                    self.last_pong = now.mono;
-                    self.ping_at = now.mono + PING_MS;
+                    self.liveness = Liveness::new(now.mono);
                     self.out.push(Action::Write(frame));
                 }
             }
             ToEdge::Refused { number, frame, close } => {
-                self.release(number);
+                self.release(now, number);
                 if !self.is_closed() {
                     self.out.extend(frame.map(Action::Write));
                     self.out.push(Action::Close(close));
@@ -424,12 +444,14 @@ impl Session {
         self.out.extend(again);
     }
 
-    fn release(&mut self, number: u64) -> Option<(Arc<Command>, Ms)> {
-        self.window.release(number)
+    fn release(&mut self, now: Now, number: u64) -> Option<(Arc<Command>, Ms)> {
+        let released = self.window.release(number);
+        self.note_reading(now);
+        released
     }
 
     fn result(&mut self, now: Now, number: u64, frame: Option<Frame>) {
-        let Some((command, since)) = self.release(number) else { return };
+        let Some((command, since)) = self.release(now, number) else { return };
         if matches!(&*command, Command::Request(_)) {
             self.settle(now, number, frame);
         } else if let Some(frame) = frame
@@ -454,6 +476,7 @@ impl Session {
         if self.order.settle(number, frame) {
             self.answer();
         }
+        self.note_reading(now);
     }
 
     /// A line is let go when everything it asked for, the detach behind it included, has its
@@ -482,6 +505,9 @@ impl Session {
 
     /// A deadline may have passed.
     pub fn tick(&mut self, now: Now) {
+        if self.deadline().is_some_and(|due| due + STALL_MS < now.mono) {
+            self.stood_still(now);
+        }
         if let Phase::Greeting { until } = self.phase
             && until <= now.mono
         {
@@ -499,23 +525,31 @@ impl Session {
         if let Some(request) = self.parked.take_if(|_| !self.purse.owes(now.mono)) {
             self.ask(now, *request);
         }
-        if matches!(self.phase, Phase::Attached) && self.ping_at <= now.mono {
-            // A peer we do not read cannot show that it lives.
-            if !self.wants_read() {
-                self.last_pong = now.mono;
+        if matches!(self.phase, Phase::Attached) {
+            match self.liveness.check(now.mono) {
+                Due::Nothing => {}
+                Due::Ping => self.out.push(Action::Ping(0)),
+                Due::Gone => {
+                    self.out.push(Action::Terminate);
+                    self.closed(now, false);
+                }
             }
-            if now.mono.saturating_sub(self.last_pong) > STALE_MS {
-                self.out.push(Action::Terminate);
-                return self.closed(now, false);
-            }
-            self.ping_at = now.mono + PING_MS;
-            self.out.push(Action::Ping(0));
         }
+    }
+
+    /// This comes much later than it was due: the node stood still. The peer's word and the owner's
+    /// may be on their way, so every wait begins anew.
+    fn stood_still(&mut self, now: Now) {
+        if let Phase::Greeting { until } = &mut self.phase {
+            *until = now.mono + self.hello_timeout_ms;
+        }
+        self.window.restart(now.mono);
+        self.liveness.stood_still(now.mono);
     }
 
     /// The owner does not answer, or does not know how: say so in its stead. Every refusal here may be retried.
     fn give_up(&mut self, now: Now, number: u64) {
-        let Some((command, _)) = self.release(number) else { return };
+        let Some((command, _)) = self.release(now, number) else { return };
         let req_id = match &*command {
             Command::Send(send) => {
                 if !self.is_closed() {

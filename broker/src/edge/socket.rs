@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,6 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use protocol::server::Text;
 use protocol::{Close, close};
 use router::link::local::{Outbox, Taken};
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
@@ -32,6 +32,9 @@ use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed
 const BATCH: usize = 64;
 /// A peer that takes nothing for so long is too slow.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// It is waited for in so many steps: of the time in which the node itself stands still, one counts
+/// at most.
+const WRITE_STEPS: u32 = 30;
 /// How long a closed socket is still read from, so that the peer gets the close frame and not a
 /// reset (RFC 6455 §7.1.1).
 const LINGER: Duration = Duration::from_secs(2);
@@ -199,7 +202,7 @@ impl Connection {
                 let nonce = bytes.as_ref().try_into().map_or(0, u64::from_be_bytes);
                 self.session.pong(now, nonce);
             }
-            Some(Ok(Message::Ping(_) | Message::Frame(_))) => {}
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => self.session.pinged(now),
             Some(Ok(Message::Close(_))) => {
                 self.left = true;
                 self.session.closed(now, true);
@@ -251,8 +254,8 @@ impl Connection {
         }
         if let Some(close) = closing {
             self.edge.metrics.socket_closed(close);
-            return match timeout(WRITE_TIMEOUT, self.say_goodbye(close)).await {
-                Ok(Ok(())) => Err(Ended::Closed),
+            return match patiently(self.say_goodbye(close)).await {
+                Some(Ok(())) => Err(Ended::Closed),
                 _ => Err(Ended::Lost),
             };
         }
@@ -304,11 +307,11 @@ impl Connection {
     }
 
     async fn feed(&mut self, message: Message) -> Result<(), Ended> {
-        ended(timeout(WRITE_TIMEOUT, self.socket.feed(message)).await)
+        ended(patiently(self.socket.feed(message)).await)
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
-        ended(timeout(WRITE_TIMEOUT, self.socket.flush()).await)
+        ended(patiently(self.socket.flush()).await)
     }
 
     async fn say_goodbye(&mut self, close: Close) -> Result<(), tungstenite::Error> {
@@ -357,7 +360,37 @@ async fn take(outbox: Option<&Outbox<ToEdge>>, items: &mut Vec<ToEdge>) -> Taken
     }
 }
 
-fn ended(result: Result<Result<(), tungstenite::Error>, Elapsed>) -> Result<(), Ended> {
-    let written = result.map_err(|_| Ended::Slow)?;
-    written.map_err(|_| Ended::Lost)
+/// Waits for the peer to take what is `written`, at most [`WRITE_TIMEOUT`]; nothing if it does not.
+async fn patiently<T>(written: impl Future<Output = T>) -> Option<T> {
+    let mut written = pin!(written);
+    for _ in 0..WRITE_STEPS {
+        if let Ok(done) = timeout(WRITE_TIMEOUT / WRITE_STEPS, &mut written).await {
+            return Some(done);
+        }
+    }
+    None
+}
+
+fn ended(written: Option<Result<(), tungstenite::Error>>) -> Result<(), Ended> {
+    written.ok_or(Ended::Slow)?.map_err(|_| Ended::Lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// The process stops for 80 s while a write waits: that counts for one step of thirty.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_does_not_time_out_over_the_nodes_own_pause() {
+        let mut writing = pin!(patiently(std::future::pending::<()>()));
+        assert_eq!((&mut writing).now_or_never(), None);
+        advance(Duration::from_secs(80)).await;
+        for _ in 1..WRITE_STEPS {
+            assert_eq!((&mut writing).now_or_never(), None);
+            advance(WRITE_TIMEOUT / WRITE_STEPS + Duration::from_millis(1)).await;
+        }
+        assert_eq!((&mut writing).now_or_never(), Some(None));
+    }
 }

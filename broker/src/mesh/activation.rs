@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use protocol::client::Status;
+use protocol::server::Frame;
 use protocol::{PresenceId, close};
 
 use super::attach::SHORT_LIVED_MS;
@@ -17,6 +18,7 @@ use super::delivery::Delivery;
 use super::events;
 use super::facts::{Fact, Facts};
 use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now};
+use super::missed::Knowledge;
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
 use super::roster::{Hold, Lease, LeaseNo, Record, Roster};
@@ -58,6 +60,7 @@ impl Mesh {
         self.expiries = Expiries::default();
         self.news.clear();
         self.unsure.clear();
+        self.missed.begin_epoch(again);
         self.beat_at = None;
         self.patience = now.mono + ANNOUNCE_MS;
         let mut held = self.newest(edges.iter().flat_map(|edge| edge.held.iter().cloned()));
@@ -111,8 +114,19 @@ impl Mesh {
         for no in leases {
             let Some(lease) = self.roster.get_mut(no) else { continue };
             if let Some(old) = before.remove(&lease.presence) {
+                (lease.arrived, lease.shown) = (old.arrived, old.shown);
+                if lease.conn().is_none() && old.listening().is_none() {
+                    lease.knowledge = old.knowledge;
+                }
                 (lease.greeted, lease.saved, lease.heard) = (old.greeted, old.saved, old.heard);
+                // What of the absence does not count, the store may not have been told.
+                if let (Hold::Away { until: then }, Hold::Away { until }) = (old.hold, lease.hold)
+                    && until < then
+                {
+                    self.roster.hold(no, Hold::Away { until: then });
+                }
             }
+            let Some(lease) = self.roster.get_mut(no) else { continue };
             if told.contains(&lease.presence) {
                 continue;
             }
@@ -123,9 +137,20 @@ impl Mesh {
             } else if short_lived {
                 self.unsure.insert(no);
             } else {
+                // Whoever remembers has not been told: it is news, to those who are away as well.
+                let news = !self.recalling.is_empty();
+                let point = self.next_generation();
                 self.set_announced(no, true);
+                if let Some(lease) = self.roster.get_mut(no).filter(|_| news) {
+                    lease.arrived = point;
+                }
             }
         }
+        for (_, old) in before.into_iter().filter(|(_, old)| old.announced) {
+            let went = self.next_generation();
+            self.note_gone(old.told(), old.arrived, went);
+        }
+        edges.iter().flat_map(|edge| &edge.told).for_each(|told| self.note_gone_before(told));
     }
 
     /// Every edge there is has said what its peers know.
@@ -158,7 +183,7 @@ impl Mesh {
     fn tell_missed(&mut self, now: Now, edge: &Edge) {
         let ours = |conn: &ConnId| conn.process == edge.process;
         let told: HashSet<_> = edge.told.iter().map(|told| &told.presence).collect();
-        let mut events = Vec::new();
+        let mut events: Vec<(Vec<ConnId>, Arc<Frame>)> = Vec::new();
         for gone in &edge.told {
             if self.roster.of_presence(&gone.presence).is_some() {
                 continue;
@@ -168,7 +193,6 @@ impl Mesh {
                 events.push((conns, Arc::new(events::left(&self.id, gone, now))));
             }
         }
-        let draw = self.draw();
         for (no, lease) in self.roster.iter() {
             let missed = lease.announced && !self.unsure.contains(&no);
             if !missed || told.contains(&lease.presence) {
@@ -177,12 +201,14 @@ impl Mesh {
             let event = lease.arrival();
             let conns: Vec<_> = self.concerned(event, &lease.told()).filter(ours).collect();
             if !conns.is_empty() {
-                let frame = events::presence(&self.id, event, lease, draw, now);
+                let frame = events::presence(&self.id, event, lease, now);
                 events.push((conns, Arc::new(frame)));
             }
         }
         let announced = self.roster.iter().filter(|(_, lease)| lease.announced);
         let news = News::All(announced.map(|(_, lease)| lease.told()).collect());
+        self.next_generation();
+        events.iter().for_each(|(conns, _)| self.note_said(conns));
         self.out.push(Effect::News { process: Some(edge.process), events, news });
     }
 
@@ -248,6 +274,9 @@ impl Mesh {
             self.await_grants();
         }
         for told in &edge.told {
+            if self.patience > 0 {
+                self.note_gone_before(told);
+            }
             let Some(no) = self.roster.of_presence(&told.presence) else { continue };
             self.unsure.remove(&no);
             if !self.set_announced(no, true) {
@@ -276,8 +305,11 @@ impl Mesh {
     /// A connection that was here goes on; so does one that comes back from a node thought lost.
     fn resume(&mut self, now: Now, no: LeaseNo, before: Hold, conn: ConnId) {
         self.roster.hold(no, Hold::Online { conn, answered: true });
+        let point = self.point();
         if let Some(lease) = self.roster.get_mut(no) {
             lease.heard = now.mono;
+            // What its edge's peers were told, it was.
+            lease.knowledge = Knowledge::up_to(point);
             let short_lived = lease.is_short_lived() && !self.unsure.contains(&no);
             if short_lived && !self.news.iter().any(|(_, other)| *other == no) {
                 self.news.insert((now.mono + SHORT_LIVED_MS, no));
@@ -316,7 +348,9 @@ impl Mesh {
         for no in held {
             // The process may only be thought lost: what is held there may be held again.
             self.news.retain(|(_, other)| *other != no);
-            self.away(now, no, ago_ms, Then::Settled);
+            // Whoever was heard of since, through that node, was not gone yet.
+            let heard = self.roster.get(no).map_or(0, |lease| now.mono.saturating_sub(lease.heard));
+            self.away(now, no, ago_ms.min(heard), Then::Settled);
         }
     }
 
@@ -355,12 +389,18 @@ impl Mesh {
             current.then_some(held.conn)
         });
         // Time without an owner does not count: the grace goes on where it stood.
-        let left = self.limits.grace_ms.saturating_sub(stored.away_ms);
+        let away_ms = stored.away_ms.saturating_sub(record.uncounted_ms);
+        let left = self.limits.grace_ms.saturating_sub(away_ms);
         let hold = match conn {
             Some(conn) => Hold::Online { conn, answered: true },
             None => Hold::Away { until: now.mono + left },
         };
-        let lease = Lease::new(stored.row.presence, record, hold, true, now.mono);
+        // Whoever was here when the owner died knew what there was to know.
+        let known = if stored.row.away { record.known } else { self.point() };
+        let mut lease = Lease::new(stored.row.presence, record, hold, true, now.mono);
+        lease.record.known = known;
+        let known = if conn.is_some() { self.point() } else { known };
+        lease.knowledge = Knowledge::up_to(known);
         let standing = lease.standing();
         let changed = lease.conn().is_none() != stored.row.away;
         let no = self.admit(lease);

@@ -13,6 +13,7 @@ use super::hello::{self, check, hello_ack, record, recorded_key, restored, revok
 use super::io::{
     Attach, ConnId, Count, Effect, Generation, Held, Ms, News, Now, Question, SessionKey,
 };
+use super::missed::Knowledge;
 use super::pipeline::{Left, Then};
 use super::query::{Asked, NoAnswer};
 use super::roster::{Found, Hold, Lease, LeaseNo};
@@ -209,7 +210,7 @@ impl Mesh {
         self.late.entry(no).or_default().push(conn);
     }
 
-    fn next_generation(&mut self) -> Generation {
+    pub(super) fn next_generation(&mut self) -> Generation {
         self.generations += 1;
         Generation { epoch: self.epoch, number: self.generations }
     }
@@ -263,6 +264,7 @@ impl Mesh {
         identity: &Identity,
     ) {
         let generation = self.next_generation();
+        self.stops_listening(no, false);
         let before = self.roster.hold(no, Hold::Online { conn, answered: false });
         self.delivery.detach(no);
         let Some(lease) = self.roster.get_mut(no) else { return };
@@ -315,16 +317,21 @@ impl Mesh {
         number: u64,
         ack: HelloAck,
     ) {
+        let point = self.point();
         let Some(lease) = self.roster.get_mut(no) else { return };
         let newly = !std::mem::replace(&mut lease.joined, true);
         let held =
             Held { conn, presence: lease.presence.clone(), generation: lease.record.generation };
         if lease.conn() == Some(conn) {
-            lease.greeted = true;
+            if !std::mem::replace(&mut lease.greeted, true) {
+                // It was never told anything, and asks who is here.
+                lease.knowledge = Knowledge::up_to(point);
+            }
             self.roster.hold(no, Hold::Online { conn, answered: true });
             let frame = Frame::HelloAck(Box::new(ack));
             self.out.push(Effect::Count(Count::Connected));
             self.out.push(Effect::Attached { held, number, frame });
+            self.catch_up(now, no, conn);
             self.delivery.attach(no, self.may_confirm_by_pong(no));
         } else if lease.hold == Hold::Leaving {
             // It was ended in the meantime, and the socket must not wait for an answer for ever.
@@ -358,7 +365,10 @@ impl Mesh {
     }
 
     pub(super) fn announce_arrival(&mut self, now: Now, no: LeaseNo) {
+        let point = self.next_generation();
         self.set_announced(no, true);
+        let Some(lease) = self.roster.get_mut(no) else { return };
+        lease.arrived = point;
         self.tell_arrival(now, no);
     }
 

@@ -77,6 +77,9 @@ impl Mesh {
     }
 
     pub(super) fn pong(&mut self, conn: ConnId, nonce: u64) {
+        if self.ponged_behind_events(conn, nonce) {
+            return;
+        }
         if let Some(no) = self.roster.of_conn(conn) {
             let confirms = self.delivery.ponged(no, nonce);
             self.settle(confirms);
@@ -106,17 +109,13 @@ impl Mesh {
                 let reply = number.map(|number| (conn, number, None));
                 self.leave(now, no, Left { reply, ..Left::default() });
             }
-            Some(no) => self.away(
-                now,
-                no,
-                0,
-                number.map_or(Then::Settled, |number| Then::Done {
-                    conn,
-                    number,
-                    frame: None,
-                    tell: None,
-                }),
-            ),
+            Some(no) => {
+                if clean {
+                    self.stops_listening(no, true);
+                }
+                let done = |number| Then::Done { conn, number, frame: None, tell: None };
+                self.away(now, no, 0, number.map_or(Then::Settled, done));
+            }
             None => self.out.extend(number.map(done)),
         }
     }

@@ -8,24 +8,59 @@ use std::sync::Arc;
 use protocol::server::Frame;
 use serde_json::json;
 
-use super::io::{ConnId, Effect, Ms, News, Now, Told};
+use super::io::{ConnId, Effect, Ms, News, Now, STALL_MS, Told};
+use super::missed::concerns;
 use super::pipeline::{Left, Then};
 use super::roster::{Hold, Lease, LeaseNo};
 use super::state::Mesh;
 use super::{audit, events};
 use crate::model::{Recipient, Write};
 
+/// When the node stood still, sessions in grace have at least so long to come back, in milliseconds:
+/// they may have tried meanwhile. Within the lateness that P5 allows.
+const RETURN_MS: Ms = 4_000;
+
 impl Mesh {
     /// A lease's connection is gone since `ago_ms`: then its grace has begun.
     pub(super) fn away(&mut self, now: Now, no: LeaseNo, ago_ms: Ms, then: Then) {
         let left = self.limits.grace_ms.saturating_sub(ago_ms);
+        self.stops_listening(no, false);
         self.roster.hold(no, Hold::Away { until: now.mono + left });
         self.delivery.detach(no);
         let Some(lease) = self.roster.get_mut(no) else { return };
+        lease.record.uncounted_ms = 0;
         let mut writes = save_state(lease, now.wall).into_iter().collect::<Vec<_>>();
         writes.push(Write::SaveLease(lease.row()));
         self.pipeline.push(writes, then);
         self.keep_beating(now);
+    }
+
+    /// Whether the node stood still is told by how late it looks: while anybody is in grace it looks
+    /// every second. Time in which nobody could come back does not count, and what they sent
+    /// meanwhile may only just be arriving.
+    pub(super) fn make_up_for_lateness(&mut self, now: Now) {
+        // What may be due at once when it comes up tells nothing: a grace that was over before, doubt.
+        let news = self.news.first().map(|(at, _)| *at);
+        let due = [self.beat_at, self.expiries.deadline(), news].into_iter().flatten().min();
+        let late = due.map_or(0, |due| now.mono.saturating_sub(due));
+        if late <= STALL_MS {
+            return;
+        }
+        for (no, by) in self.roster.postpone(late, now.mono + RETURN_MS) {
+            if let Some(lease) = self.roster.get_mut(no) {
+                lease.record.uncounted_ms += by;
+            }
+            self.save(no, Then::Settled);
+        }
+        self.news = self.news.iter().map(|(at, no)| (at + late, *no)).collect();
+        for (no, lease) in self.roster.iter_mut() {
+            lease.heard = (lease.heard + late).min(now.mono);
+            // Nobody could repeat what ended meanwhile.
+            if lease.standing().until(self.limits.status).is_some_and(|until| until <= now.mono) {
+                lease.status_since = now.mono;
+                self.expiries.set(no, lease.standing().until(self.limits.status));
+            }
+        }
     }
 
     pub(super) fn save(&mut self, no: LeaseNo, then: Then) {
@@ -63,10 +98,12 @@ impl Mesh {
     /// The departure is durable: everything the presence owned is freed, here and nowhere else.
     pub(super) fn left(&mut self, now: Now, no: LeaseNo) {
         let announced = self.roster.get(no).is_some_and(|lease| lease.announced);
-        let events = self.event(now, "peer_left", no).filter(|_| announced);
+        let went = self.next_generation();
+        let events = if announced { self.event(now, "peer_left", no) } else { None };
         let Some(lease) = self.roster.remove(no) else { return };
         self.unsure.remove(&no);
         if announced {
+            self.note_gone(lease.told(), lease.arrived, went);
             let news = News::Gone(lease.presence.clone());
             let events = events.into_iter().collect();
             self.out.push(Effect::News { process: None, events, news });
@@ -78,8 +115,12 @@ impl Mesh {
         }
     }
 
-    /// Tells the others.
+    /// Tells the others whether it can be seen.
     pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
+        let point = self.next_generation();
+        if let Some(lease) = self.roster.get_mut(no) {
+            lease.shown = point;
+        }
         if let Some((conns, frame)) = self.event(now, event, no) {
             self.out.push(Effect::Broadcast { conns, frame });
         }
@@ -92,26 +133,24 @@ impl Mesh {
         event: &'static str,
         no: LeaseNo,
     ) -> Option<(Vec<ConnId>, Arc<Frame>)> {
-        let draw = self.draw();
         let subject = self.roster.get(no)?;
         let conns: Vec<_> = self.concerned(event, &subject.told()).collect();
-        let frame = || Arc::new(events::presence(&self.id, event, subject, draw, now));
-        (!conns.is_empty()).then(|| (conns, frame()))
+        if conns.is_empty() {
+            return None;
+        }
+        let frame = Arc::new(events::presence(&self.id, event, subject, now));
+        self.note_said(&conns);
+        Some((conns, frame))
     }
 
-    /// Whom an event concerns. A session concerns everybody, and so does who can be seen; a member's
-    /// own connection that comes or goes is no news to its siblings.
+    /// Whom an event concerns, of those who listen.
     pub(super) fn concerned(
         &self,
         event: &'static str,
         subject: &Told,
     ) -> impl Iterator<Item = ConnId> {
-        let all = subject.session || matches!(event, "peer_visible" | "peer_hidden");
-        self.roster.iter().filter_map(move |(_, lease)| {
-            let other = lease.presence != subject.presence;
-            let concerned = all || lease.record.member != subject.member;
-            lease.listening().filter(|_| other && concerned)
-        })
+        let listening = self.roster.iter().filter(move |(_, l)| concerns(event, subject, l));
+        listening.filter_map(|(_, lease)| lease.listening())
     }
 }
 

@@ -9,16 +9,9 @@ use sha2::{Digest, Sha256};
 use super::io::{Now, Told};
 use super::roster::Lease;
 
-/// What becomes of a presence (protocol-core §2.6). Clients read `name` or `displayName`. Of what
-/// happens once in a presence's life, the id says so: told twice, it is recognized; of the rest it
-/// is `draw`.
-pub(crate) fn presence(
-    mesh: &MeshId,
-    event: &'static str,
-    lease: &Lease,
-    draw: u128,
-    now: Now,
-) -> Frame {
+/// What becomes of a presence (protocol-core §2.6). Clients read `name` or `displayName`. The id says
+/// what happened to whom at which point: told twice, it is recognized.
+pub(crate) fn presence(mesh: &MeshId, event: &'static str, lease: &Lease, now: Now) -> Frame {
     let record = &lease.record;
     let mut data = json!({
         "name": record.name,
@@ -36,12 +29,13 @@ pub(crate) fn presence(
             data["summary"] = json!(summary);
         }
     }
-    let origin = if matches!(event, "peer_visible" | "peer_hidden") {
-        format!("{event}|{draw:032x}")
-    } else {
-        let generation = record.generation;
-        format!("{event}|{}|{}|{}", lease.presence, generation.epoch, generation.number)
+    let at = match event {
+        "peer_visible" | "peer_hidden" => lease.shown,
+        // Of its coming, the attach with which it came: whoever tells it again says the same.
+        "peer_joined" | "peer_returned" if record.came.epoch > 0 => record.came,
+        _ => record.generation,
     };
+    let origin = format!("{event}|{}|{}|{}", lease.presence, at.epoch, at.number);
     system(mesh, event, data, &origin, now)
 }
 

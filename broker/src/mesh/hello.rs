@@ -106,6 +106,8 @@ pub(super) fn record(
         visible: true,
         connected_at,
         generation,
+        came: generation,
+        known: generation,
         read_at: attach.read_at,
         status: Status::Idle,
         source: Source::Jsonl,
@@ -117,6 +119,7 @@ pub(super) fn record(
             ..Unsaved::default()
         },
         moderator: member.may_moderate(),
+        uncounted_ms: 0,
     }
 }
 

@@ -23,6 +23,11 @@ use crate::model::{
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
 pub type Ms = u64;
 
+/// What is looked at so much later than it was due, in milliseconds, was late because the node
+/// itself stood still: its machine was paused, or the process stopped. What others did not do in
+/// that time says nothing about them.
+pub const STALL_MS: Ms = 2_000;
+
 /// The time, as the rules are told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
@@ -125,11 +130,11 @@ pub enum Input {
     Alive(ConnId),
     /// A connection is gone without a word.
     Lost(ConnId),
-    /// All connections of a process are: it has not been heard of for so many milliseconds.
+    /// All connections of a process are.
     EdgeLost {
         /// The process.
         process: u64,
-        /// Since its last heartbeat.
+        /// For so many milliseconds at least.
         ago_ms: Ms,
     },
     /// An edge says completely what it holds, anew: what was under way to it and from it is lost.

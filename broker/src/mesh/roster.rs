@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::events;
 use super::io::{Attach, ConnId, Generation, Ms, ReadAt, Told};
+use super::missed::Knowledge;
 use super::saved::Unsaved;
 use super::status::{Source, Standing};
 use crate::model::{LeaseRow, Place, Recipient, SavedState, Sender};
@@ -51,6 +52,12 @@ pub(crate) struct Record {
     /// Milliseconds since the Unix epoch.
     pub(crate) connected_at: i64,
     pub(crate) generation: Generation,
+    /// The attach with which it came.
+    #[serde(default)]
+    pub(crate) came: Generation,
+    /// If it is away: up to where its peer has surely been told of others.
+    #[serde(default)]
+    pub(crate) known: Generation,
     /// When its last hello was read.
     #[serde(default)]
     pub(crate) read_at: ReadAt,
@@ -71,6 +78,9 @@ pub(crate) struct Record {
     /// May kick and ban, as of its hello.
     #[serde(default)]
     pub(crate) moderator: bool,
+    /// Milliseconds of its present absence that do not count: its owner stood still.
+    #[serde(default)]
+    pub(crate) uncounted_ms: Ms,
 }
 
 impl Record {
@@ -114,6 +124,12 @@ pub(crate) struct Lease {
     pub(crate) joined: bool,
     /// The others have been told that it is here.
     pub(crate) announced: bool,
+    /// When they were told.
+    pub(crate) arrived: Generation,
+    /// When they were last told whether it can be seen.
+    pub(crate) shown: Generation,
+    /// What its own peer has been told.
+    pub(crate) knowledge: Knowledge,
     /// Its hello has been answered, once at least.
     pub(crate) greeted: bool,
     /// What its member left when it was last here.
@@ -145,6 +161,9 @@ impl Lease {
         });
         Self {
             presence,
+            arrived: record.came,
+            shown: Generation::default(),
+            knowledge: Knowledge::default(),
             record,
             hold,
             joined,
@@ -192,6 +211,14 @@ impl Lease {
             name: self.record.name.clone(),
             session: self.record.proven,
         }
+    }
+
+    /// What an event about it holds in memory, near enough.
+    pub(crate) fn event_bytes(&self) -> usize {
+        let groups = self.record.groups.iter();
+        let named =
+            |group: &Group| 64 + group.name.len() + group.role.as_ref().map_or(0, String::len);
+        1024 + groups.map(named).sum::<usize>()
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -345,6 +372,10 @@ impl Roster {
         self.leases.iter().map(|(no, lease)| (*no, lease))
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (LeaseNo, &mut Lease)> {
+        self.leases.iter_mut().map(|(no, lease)| (*no, lease))
+    }
+
     pub(crate) fn of_conn(&self, conn: ConnId) -> Option<LeaseNo> {
         self.by_conn.get(&conn).copied()
     }
@@ -456,6 +487,18 @@ impl Roster {
     /// When the first grace ends.
     pub(crate) fn deadline(&self) -> Option<Ms> {
         self.graces.first().map(|(until, _)| *until)
+    }
+
+    /// The node stood still for `late`: graces end so much later, and none before `least`.
+    /// Answers by how much each was moved.
+    pub(crate) fn postpone(&mut self, late: Ms, least: Ms) -> Vec<(LeaseNo, Ms)> {
+        let graces: Vec<_> = self.graces.iter().copied().collect();
+        let moved = graces.into_iter().map(|(before, no)| {
+            let until = before.saturating_add(late).max(least);
+            self.hold(no, Hold::Away { until });
+            (no, until - before)
+        });
+        moved.collect()
     }
 
     /// A lease whose grace is over.

@@ -21,6 +21,7 @@ use super::delivery::{self, Delivery};
 use super::facts::Facts;
 use super::io::{Command, ConnId, Count, Effect, Input, Ms, Now, Question, Ticket};
 use super::limits::{Buckets, Limits, Seen};
+use super::missed::Missed;
 use super::moderation::Cooldowns;
 use super::pipeline::{Left, Pipeline, Then};
 use super::query::Asked;
@@ -88,6 +89,8 @@ pub struct Mesh {
     pub(super) unsure: BTreeSet<LeaseNo>,
     /// The edges, by process, that remember what their peers were told.
     pub(super) recalling: BTreeSet<u64>,
+    /// What peers that are away are to be told when they are back.
+    pub(super) missed: Missed,
     pub(super) arrivals: BTreeMap<ConnId, Arrival>,
     /// Attaches that wait for a lease of the same key to have left.
     pub(super) late: BTreeMap<LeaseNo, Vec<ConnId>>,
@@ -137,6 +140,7 @@ impl Mesh {
             news: BTreeSet::new(),
             unsure: BTreeSet::new(),
             recalling: BTreeSet::new(),
+            missed: Missed::default(),
             arrivals: BTreeMap::new(),
             late: BTreeMap::new(),
             asked: HashMap::new(),
@@ -251,6 +255,7 @@ impl Mesh {
     /// a batch of inputs: deliveries and the next commit are worked out once for all of them.
     pub fn drain(&mut self, now: Now) -> Vec<Effect> {
         if self.phase == Phase::Active {
+            self.probe_listeners();
             if !self.facts.awaits_grants() {
                 let mut wanted = Vec::new();
                 self.delivery.pump(now.mono, &mut wanted);
@@ -314,6 +319,7 @@ impl Mesh {
         match self.phase {
             Phase::Pausing { until } if until <= now.mono => self.activate(),
             Phase::Active => {
+                self.make_up_for_lateness(now);
                 if self.patience > 0 && self.patience <= now.mono {
                     self.patience = 0;
                     self.assume_known();

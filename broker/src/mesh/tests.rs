@@ -16,6 +16,9 @@ use crate::model::{
     VerifiedSlice, Write,
 };
 
+mod missed;
+mod stalls;
+
 const LIMITS: Limits = Limits {
     grace_ms: 90_000,
     capacity: 2,
@@ -186,9 +189,14 @@ impl Scene {
         })
     }
 
+    /// The grace passes, second by second.
     fn leave(&mut self) {
-        self.now += 90_001;
-        self.input(Input::Tick);
+        let until = self.now + 90_001;
+        while let Some(due) = self.mesh.deadline().filter(|due| *due <= until) {
+            self.now = due.max(self.now);
+            self.input(Input::Tick);
+        }
+        self.now = until;
     }
 }
 

@@ -27,7 +27,10 @@ pub fn init(filter: &str) {
         .unwrap_or_else(|_| Targets::new().with_default(tracing::level_filters::LevelFilter::INFO));
     let stderr = std::io::stderr;
     let result = if stderr().is_terminal() {
+        // A terminal that was closed cannot be written to: the layer's own complaint about that
+        // would panic.
         let human = tracing_subscriber::fmt::layer().compact().with_target(false);
+        let human = human.log_internal_errors(false);
         tracing::subscriber::set_global_default(
             Registry::default().with(human.with_writer(stderr).with_filter(targets)),
         )

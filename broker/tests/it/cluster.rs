@@ -12,7 +12,7 @@ use crate::support::peer::TestPeer;
 use crate::support::until;
 
 /// Three nodes, and a mesh on the first; Ana is connected to the second, Ben to the third.
-async fn apart(settings: &[(&str, &str)]) -> (Cluster, Mesh, TestPeer, TestPeer) {
+pub(crate) async fn apart(settings: &[(&str, &str)]) -> (Cluster, Mesh, TestPeer, TestPeer) {
     let cluster = Cluster::of(3, settings).await;
     let mesh = cluster.mesh_on(0, &["ana", "ben", "eve"]).await;
     let mut ana = TestPeer::session(&cluster.nodes[1], &mesh, "ana").await;

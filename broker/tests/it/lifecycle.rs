@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::node::{Kind, Node, on_each_store};
+use crate::support::node::{Ground, Kind, Node, on_each_store};
 use crate::support::peer::{Hello, TestPeer, envelope};
 use crate::support::socket::{Habit, Socket};
 use crate::support::until;
@@ -14,6 +14,8 @@ on_each_store!(
     a_stop_keeps_what_was_acked,
     a_stop_answers_what_was_asked,
     a_second_signal_means_now,
+    a_hangup_stops_it_in_order,
+    a_hangup_that_is_ignored_at_start_is_none,
     a_mesh_made_beside_is_seen_at_once,
     a_stop_without_sockets_is_quick,
 );
@@ -99,6 +101,34 @@ async fn a_second_signal_means_now(kind: Kind) {
     assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
 
+/// As when the terminal closes: both the shell and the terminal say so.
+async fn a_hangup_stops_it_in_order(kind: Kind) {
+    let mut node = Node::start(kind, &[("DRAIN_SECONDS", "2")]).await;
+    let mesh = node.mesh("red", &["ana"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    let mut silent = Socket::open(&node.address()).await;
+    node.signal("HUP");
+    until("the node is stopping", async || node.log().contains("stopping")).await;
+    node.signal("HUP");
+    for socket in [&mut *ana, &mut silent] {
+        assert_eq!(socket.close_frame().await, (1001, "shutting down".into()));
+    }
+    assert_eq!(node.ended().await, Some(0));
+}
+
+/// As `nohup` starts it.
+async fn a_hangup_that_is_ignored_at_start_is_none(kind: Kind) {
+    let ground = Ground::new(kind).await;
+    let mut node = Node::launch_by(&["nohup"], ground, &[]);
+    node.serving().await;
+    let mesh = node.mesh("red", &["ana"]).await;
+    let mut ana = TestPeer::session(&node, &mesh, "ana").await;
+    node.signal("HUP");
+    ana.round_trip().await;
+    assert_eq!(node.terminate().await, Some(0));
+    assert_eq!(ana.close_frame().await, (1001, "shutting down".into()));
+}
+
 async fn a_mesh_made_beside_is_seen_at_once(kind: Kind) {
     let node = Node::start(kind, &[]).await;
     let red = node.mesh("red", &["ana"]).await;
@@ -141,7 +171,7 @@ async fn a_node_that_drains_is_not_ready() {
 
 #[tokio::test]
 async fn wrong_settings_are_refused_all_at_once() {
-    let ground = crate::support::node::Ground::new(Kind::Sqlite).await;
+    let ground = Ground::new(Kind::Sqlite).await;
     let wrong =
         [("BROKER_PORTT", "1"), ("LEASE_GRACE_SECONDS", "soon"), ("REDIS_URL", "redis://x")];
     let mut node = Node::launch(ground, &wrong);

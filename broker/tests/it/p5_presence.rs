@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
 use crate::support::peer::{Hello, TestPeer};
-use crate::support::socket::is_event;
+use crate::support::socket::{Habit, is_event};
 
 on_each_store!(
     a_return_within_the_grace_is_silent,
@@ -22,6 +22,9 @@ on_each_store!(
     a_daemon_keeps_its_presence,
     sessions_that_look_alike_do_not_fight,
     many_quick_returns_are_silent,
+    a_returning_peer_is_told_what_it_missed,
+    a_half_open_peer_is_told_what_it_missed,
+    nothing_is_told_again_to_who_was_there,
 );
 
 /// What comes on top of the grace.
@@ -186,6 +189,63 @@ async fn many_quick_returns_are_silent(kind: Kind) {
         assert_eq!(ben.presence(), presence);
     }
     assert_eq!(ana.events().await, []);
+}
+
+/// Who came since, and who has gone that it knew of; nothing of whoever came and went meanwhile.
+async fn a_returning_peer_is_told_what_it_missed(kind: Kind) {
+    let (node, mut ana, mut ben, mesh) = two_peers(kind, "30").await;
+    let eve = TestPeer::session(&node, &mesh, "eve").await;
+    ben.expect_event("peer_joined", "eve").await;
+    ben.leave().await;
+    kick(&mut ana, &eve).await;
+    let session = |name| Hello::session(&mesh, "eve").with(&named(name));
+    let passing = TestPeer::join(&node, session("passing")).await;
+    ana.expect_event("peer_joined", "passing").await;
+    let mut stays = TestPeer::join(&node, session("stays")).await;
+    ana.expect_event("peer_joined", "stays").await;
+    stays.ask(json!({"type": "set_visible", "visible": false})).await;
+    ana.expect_event("peer_hidden", "stays").await;
+    kick(&mut ana, &passing).await;
+    ben.reconnect().await;
+    let missed = [("peer_left", "eve"), ("peer_joined", "stays"), ("peer_hidden", "stays")];
+    let missed = missed.map(|(event, name)| (event.to_owned(), name.to_owned()));
+    assert_eq!(ben.events().await, missed);
+    ben.reconnect().await;
+    assert_eq!(ben.events().await, []);
+}
+
+/// What was written to a connection that nobody reads any more.
+async fn a_half_open_peer_is_told_what_it_missed(kind: Kind) {
+    let (node, mut ana, ben, mesh) = two_peers(kind, "30").await;
+    ben.set_habit(Habit::Stalls);
+    let _eve = TestPeer::session(&node, &mesh, "eve").await;
+    let told = ana.take("the event", is_event).await;
+    let mut second = TestPeer::join(&node, ben.hello.clone()).await;
+    let again = second.take("the event", is_event).await;
+    assert_eq!(again["messageId"], told["messageId"]);
+    assert_eq!(second.events().await, []);
+}
+
+async fn nothing_is_told_again_to_who_was_there(kind: Kind) {
+    let (node, mut ana, mut ben, mesh) = two_peers(kind, "30").await;
+    let _eve = TestPeer::session(&node, &mesh, "eve").await;
+    ana.expect_event("peer_joined", "eve").await;
+    ben.expect_event("peer_joined", "eve").await;
+    ben.round_trip().await;
+    ben.reconnect().await;
+    assert_eq!(ben.events().await, []);
+    ben.vanish();
+    ben.reconnect().await;
+    assert_eq!(ben.events().await, []);
+    ben.take_over().await;
+    assert_eq!(ben.events().await, []);
+}
+
+async fn kick(ana: &mut TestPeer, peer: &TestPeer) {
+    let name = peer.hello.fields["displayName"].as_str().unwrap();
+    let kicked = ana.ask(json!({"type": "kick", "target": name})).await;
+    assert_eq!(kicked["kicked"].as_array().map(Vec::len), Some(1), "{kicked}");
+    ana.expect_event("peer_left", name).await;
 }
 
 fn named(name: &str) -> serde_json::Value {

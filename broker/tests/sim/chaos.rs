@@ -75,8 +75,10 @@ impl World {
             }
             (8, Some(socket)) => {
                 self.fire(Fault::PeerStalls);
+                let now = self.now;
                 if let Some(state) = self.sockets.get_mut(&socket) {
                     state.stalled = true;
+                    state.stalled_at = Some(now);
                 }
             }
             (10, Some(_)) => {
@@ -125,6 +127,7 @@ impl World {
             self.fire(Fault::HelloAgain);
             let now = self.now;
             let hello = self.clients[index].hello(now);
+            self.check.hears_nothing(self.clients[index].identity, now);
             // Until the second hello is answered, the connection belongs to nobody.
             if let Some(state) = self.sockets.get_mut(&socket) {
                 state.lost_at.get_or_insert(now);

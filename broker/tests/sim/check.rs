@@ -229,12 +229,17 @@ impl Checker {
         self.presences.let_in(now, identity);
     }
 
-    /// A client asks who is here, and goes on from that.
-    pub(crate) fn watches_anew(&mut self, socket: u64) {
-        self.watchers.forget(socket);
+    /// The mesh has another owner; `heard` says who is told of everything at this moment.
+    pub(crate) fn owner_changed(&mut self, now: u64, heard: impl Fn(u64) -> bool) {
+        self.watchers.owner_changed(now, heard);
     }
 
-    /// Somebody who has been here without a break must know who else is here.
+    /// From then on a client hears nothing, though it may believe to be here.
+    pub(crate) fn hears_nothing(&mut self, identity: u64, since: u64) {
+        self.watchers.gone(since, identity);
+    }
+
+    /// Whoever is here must know who else is.
     pub(crate) fn watched(&mut self, now: u64, watcher: &Watcher<'_>) {
         let may_pass = |came, went| {
             let known = came + 2 * SHORT_LIVED_MS;
@@ -276,7 +281,10 @@ impl Checker {
     }
 
     /// The client has read that it is attached.
-    pub(crate) fn greeted(&mut self, now: u64, identity: u64, presence: &str) {
+    pub(crate) fn greeted(&mut self, now: u64, (identity, socket): (u64, u64), presence: &str) {
+        // After another hello on one connection what was not confirmed comes again.
+        self.events.retain(|(other, _)| *other != socket);
+        self.watchers.greeted(now, identity, presence);
         let verdict = self.presences.greeted(identity, presence);
         self.note("P5", now, verdict);
     }
@@ -294,7 +302,7 @@ impl Checker {
     pub(crate) fn event(
         &mut self,
         now: u64,
-        (watcher, socket): (usize, u64),
+        (watcher, socket): (u64, u64),
         subject: Option<u64>,
         frame: &Value,
     ) {
@@ -302,7 +310,7 @@ impl Checker {
         if !self.events.insert((socket, id)) {
             self.fail(|| format!("P5: {now}: client {watcher} was told twice: {frame}"));
         }
-        let verdict = self.watchers.told(socket, frame);
+        let verdict = self.watchers.told(watcher, frame);
         self.note("P5", now, verdict.map_err(|text| format!("client {watcher}: {text}")));
         if let Some(identity) = subject
             && frame["event"] == "peer_left"

@@ -75,6 +75,8 @@ pub(crate) struct Client {
     pub(crate) socket: Option<u64>,
     pub(crate) attached: bool,
     pub(crate) hello_at: u64,
+    /// When its hello was answered.
+    pub(crate) greeted_at: u64,
     pub(crate) hello_text: String,
     /// Wants to be connected from then on; `None` is never again.
     pub(crate) back_at: Option<u64>,
@@ -129,6 +131,7 @@ impl Client {
             socket: None,
             attached: false,
             hello_at: 0,
+            greeted_at: 0,
             hello_text: String::new(),
             back_at: Some(0),
             presence: None,

@@ -119,6 +119,7 @@ listed! {
         Suspected,
         Shed,
         SeatForgotten,
+        ToldOnReturn,
     }
 }
 
@@ -206,6 +207,10 @@ listed! {
         HelloForgotten,
         /// What is sealed to a claimed key is its member's when the presence ends.
         SealedInherited,
+        /// Whoever is back is not told what it has missed.
+        MissedUntold,
+        /// Whoever was connected to a dead node is counted gone before it was.
+        LossBackdated,
         /// A new owner does not wait for what edges have to say before it ends a lease.
         ExpiredUnannounced,
         /// After a promotion epochs begin where the store says, whatever was seen.
@@ -214,5 +219,9 @@ listed! {
 }
 
 /// Mistakes that need a scene of their own: chance brings about none of it often enough.
-pub(crate) const STAGED: [Planted; 3] =
-    [Planted::ExpiredUnannounced, Planted::EpochReset, Planted::OldIncarnation];
+pub(crate) const STAGED: [Planted; 4] = [
+    Planted::ExpiredUnannounced,
+    Planted::EpochReset,
+    Planted::OldIncarnation,
+    Planted::LossBackdated,
+];

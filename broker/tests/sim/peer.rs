@@ -180,16 +180,18 @@ impl World {
     pub(crate) fn forget_socket(&mut self, index: usize, back_at: Option<u64>) {
         let now = self.now;
         let client = &mut self.clients[index];
-        let mut gone_since = now;
+        let (mut gone_since, mut deaf_since) = (now, now);
         if let Some(socket) = client.socket.take()
             && let Some(state) = self.sockets.get_mut(&socket)
         {
             state.client_end = false;
             gone_since = state.lost_at.unwrap_or(now);
+            deaf_since = state.stalled_at.filter(|_| state.stalled).unwrap_or(now).min(gone_since);
         }
         client.back_at = back_at;
+        let identity = client.identity;
+        self.check.hears_nothing(identity, deaf_since);
         if std::mem::take(&mut client.attached) {
-            let identity = client.identity;
             self.check.gone(identity, gone_since);
         }
     }
@@ -230,9 +232,9 @@ impl World {
             "hello_ack" => {
                 client.attached = true;
                 client.accepted_hello = (client.hello_at, client.hello_text.clone());
-                self.check.watches_anew(socket);
+                client.greeted_at = now;
                 let identity = client.identity;
-                self.check.greeted(now, identity, &text("presenceId"));
+                self.check.greeted(now, (identity, socket), &text("presenceId"));
                 self.settle_in(index, socket, frame);
             }
             "kick_ack" | "disconnect_ack" | "ban_ack" | "unban_ack" => self.moderated(frame),
@@ -252,7 +254,12 @@ impl World {
                     c.address() == frame["eventData"]["pubkey"].as_str().unwrap_or_default()
                 });
                 let subject = known.map(|c| c.identity);
-                self.check.event(now, (index, socket), subject, frame);
+                let client = &self.clients[index];
+                let (watcher, caught_up) = (client.identity, now - client.greeted_at < 50);
+                if caught_up && client.hellos > 1 {
+                    self.fire(Fault::ToldOnReturn);
+                }
+                self.check.event(now, (watcher, socket), subject, frame);
             }
             "push" => self.read_push(index, socket, frame),
             _ => {}

@@ -217,6 +217,76 @@ fn a_lease_that_does_not_wait_is_caught() {
     assert!(caught.is_some());
 }
 
+/// P5: whoever was connected to a node that dies has the whole grace from that moment, whatever was
+/// last heard of the node; and leaves when that is over.
+fn bereaved(seed: u64, planted: Option<Planted>) -> Result<(), String> {
+    let mut world = stage(seed, planted);
+    let mut rng = Rng::new(seed);
+    let Some(subject) = bystander(&world) else { return Ok(()) };
+    let socket = world.clients[subject].socket.ok_or("it has gone")?;
+    let edge = world.sockets[&socket].process;
+    let until = world.now + rng.between(0, 2_000);
+    world.run_until(until);
+    world.crash(edge);
+    let until = world.now + 16;
+    world.run_until(until);
+    world.clients[subject].back_at = None;
+    let identity = world.clients[subject].identity;
+    let world = end(world)?;
+    match world.check.lapsed() {
+        [left] if *left == identity => Ok(()),
+        left => Err(format!("{left:?} left, and {identity} should have")),
+    }
+}
+
+#[test]
+fn a_dead_nodes_sessions_have_the_whole_grace() {
+    every_take(|seed| bereaved(seed, None));
+}
+
+#[test]
+fn a_grace_that_begins_before_the_end_is_caught() {
+    let staged = Some(Planted::LossBackdated);
+    let caught = (0..TAKES).find_map(|seed| bereaved(seed, staged).err());
+    println!("LossBackdated: {caught:?}");
+    assert!(caught.is_some());
+}
+
+/// P5: a node alone stands still for longer than any grace and any deadline of a socket. Nobody who
+/// was connected loses the connection, and nobody in grace leaves who is back at once.
+#[test]
+fn a_lone_node_stands_still_and_gives_nobody_up() {
+    every_take(|seed| {
+        let mut world = World::with(seed, Mode::Alone, None);
+        world.chaos = false;
+        world.run_until(BEGIN_MS);
+        let mut rng = Rng::new(seed);
+        world.hang_up(SUBJECT, true, 0);
+        world.clients[SUBJECT].back_at = None;
+        let until = world.now + rng.between(100, GRACE_MS - 100);
+        world.run_until(until);
+        let homes = |world: &World| -> Vec<_> {
+            let lasting = world.clients.iter().filter(|client| client.kind != Kind::OneShot);
+            lasting.map(|client| client.socket).collect()
+        };
+        let before = homes(&world);
+        let node = world.owner().ok_or("nobody runs the mesh")?;
+        let pause = rng.between(80_000, 200_000);
+        world.freeze(node, pause);
+        let until = world.now + pause + rng.between(500, 2_000);
+        world.run_until(until);
+        if homes(&world) != before {
+            return Err("somebody was sent away".to_owned());
+        }
+        world.clients[SUBJECT].back_at = Some(0);
+        world.greet(SUBJECT);
+        match end(world)?.check.lapsed() {
+            [] => Ok(()),
+            left => Err(format!("{left:?} left, and was here or back in time")),
+        }
+    });
+}
+
 /// P6: what a process said arrives when another bears its name, and is nobody's word any more: an
 /// owner that took it for the heir's would begin one epoch after the other.
 fn haunted(seed: u64, planted: Option<Planted>) -> Result<(), String> {

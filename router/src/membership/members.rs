@@ -229,7 +229,7 @@ impl Members {
             }
         }
         let settled = self.is_settled();
-        let ttl_ms = self.timing.ttl_ms;
+        let (ttl_ms, unseen_ms) = (self.timing.ttl_ms, self.timing.unseen_ms());
         let known = self.nodes.entry(id.clone()).or_insert_with(|| Node::new(seen.clone(), now));
         known.seen = seen.clone();
         known.at = now;
@@ -237,7 +237,7 @@ impl Members {
             known.alive = true;
             known.told = false;
         } else if settled {
-            notices.extend(known.lost(now, &self.me, 0));
+            notices.extend(known.lost(now, &self.me, unseen_ms));
         }
         if settled {
             known.listen(now, self.timing.heartbeat_ms);
@@ -250,11 +250,11 @@ impl Members {
     /// Those whom the sighting does not show have left, if it tells.
     fn judge(&mut self, now: Ms, shown: &BTreeSet<NodeId>, notices: &mut Vec<Notice>) {
         if self.is_settled() {
-            let me = &self.me;
+            let (me, unseen_ms) = (&self.me, self.timing.unseen_ms());
             self.nodes.retain(|id, node| {
                 let is_shown = shown.contains(id);
                 if !is_shown {
-                    notices.extend(node.lost(now, me, 0));
+                    notices.extend(node.lost(now, me, unseen_ms));
                 }
                 is_shown
             });

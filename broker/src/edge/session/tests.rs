@@ -37,7 +37,7 @@ impl Scene {
             session: SessionKey::Absent,
             profile: client::Profile::default(),
             signature: "s".into(),
-            said_at: 0,
+            read_at: ReadAt::default(),
         };
         scene.session.hello(now, "mesh".into(), Ok(attach));
         scene.session.deliver(now, ToEdge::Reset(1));

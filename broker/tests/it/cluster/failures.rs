@@ -1,5 +1,9 @@
 //! Parts die, freeze and come back.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::apart;
 use crate::support::peer::TestPeer;
 use crate::support::until;
@@ -35,11 +39,29 @@ async fn a_killed_edge_s_session_returns_elsewhere_unseen() {
 #[tokio::test]
 async fn a_session_that_does_not_return_leaves_once() {
     let (mut cluster, _mesh, mut ana, mut ben) = apart(&[("LEASE_GRACE_SECONDS", "3")]).await;
+    let killed = Instant::now();
     cluster.nodes[2].kill();
     ben.vanish();
     ana.expect_event("peer_left", "ben").await;
+    // However long before that its node's last heartbeat was.
+    let after = killed.elapsed();
+    assert!(after >= Duration::from_secs(3), "after {after:?}");
     assert_eq!(ana.events().await, []);
     assert_eq!(ana.peers().await.len(), 1);
+}
+
+/// The next owner knows who came while a session was away, and that nobody else needs to hear of it.
+#[tokio::test]
+async fn the_next_owner_tells_a_returning_session_what_it_missed() {
+    let (mut cluster, mesh, mut ana, mut ben) = apart(&[]).await;
+    ben.leave().await;
+    let _eve = TestPeer::session(&cluster.nodes[1], &mesh, "eve").await;
+    ana.expect_event("peer_joined", "eve").await;
+    cluster.nodes[0].kill();
+    ana.round_trip().await;
+    ben.move_to(&cluster.nodes[1]).await;
+    assert_eq!(ben.events().await, [("peer_joined".to_owned(), "eve".to_owned())]);
+    assert_eq!(ana.events().await, []);
 }
 
 #[tokio::test]

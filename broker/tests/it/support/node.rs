@@ -156,6 +156,8 @@ impl Answer {
 pub(crate) struct Node {
     ground: Arc<Ground>,
     settings: Vec<(String, String)>,
+    /// What starts it, if that is not this test.
+    starter: &'static [&'static str],
     port: u16,
     process: Option<Process>,
     /// Its panics are the test's.
@@ -182,6 +184,15 @@ impl Node {
 
     /// Starts the process and waits for nothing.
     pub(crate) fn launch(ground: Arc<Ground>, settings: &[(&str, &str)]) -> Self {
+        Self::launch_by(&[], ground, settings)
+    }
+
+    /// The same by another command, that becomes the broker.
+    pub(crate) fn launch_by(
+        starter: &'static [&'static str],
+        ground: Arc<Ground>,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let own = [
             ("BIND_ADDR", "127.0.0.1"),
             ("DRAIN_SECONDS", "1"),
@@ -191,7 +202,7 @@ impl Node {
         ];
         let settings = own.iter().chain(settings);
         let settings = settings.map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut node = Self { ground, settings, port: 0, process: None, may_fail: false };
+        let mut node = Self { ground, settings, starter, port: 0, process: None, may_fail: false };
         node.spawn();
         node
     }
@@ -206,7 +217,14 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claudemesh-broker"));
+        self.command_by(&[])
+    }
+
+    fn command_by(&self, starter: &[&str]) -> Command {
+        let words: Vec<_> =
+            starter.iter().copied().chain([env!("CARGO_BIN_EXE_claudemesh-broker")]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.env_clear().current_dir(&self.ground.folder);
         command.env("DATA_DIR", "data").env("BROKER_PORT", self.port.to_string());
         if let Some(url) = &self.ground.url {
@@ -217,7 +235,7 @@ impl Node {
     }
 
     fn spawn(&mut self) {
-        let mut command = self.command();
+        let mut command = self.command_by(self.starter);
         command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));

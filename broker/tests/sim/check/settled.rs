@@ -229,15 +229,14 @@ fn histories(world: &World, failures: &mut Vec<String>) {
 }
 
 impl World {
-    /// P5: whoever is here without a break knows who else is.
+    /// P5: whoever is here knows who else is.
     fn watch_all(&mut self) {
         let now = self.now;
         for client in self.clients.iter().filter(|client| client.attached) {
-            let Some(socket) = client.socket else { continue };
             let member = client.member_id();
             let subject = (client.address(), client.name());
-            let since = self.check.attached_at(socket);
-            self.check.watched(now, &Watcher { socket, since, member: &member, subject });
+            let identity = client.identity;
+            self.check.watched(now, &Watcher { identity, member: &member, subject });
         }
     }
 

@@ -128,11 +128,6 @@ impl Checker {
         self.traffic.attached_at.insert(socket, now);
     }
 
-    /// When a line was attached.
-    pub(crate) fn attached_at(&self, socket: u64) -> u64 {
-        self.traffic.attached_at.get(&socket).copied().unwrap_or(0)
-    }
-
     /// An envelope leaves for a peer. Answers whether for the first time on this line, and not
     /// urgent.
     pub(crate) fn leaves(&mut self, now: u64, to: &Outlet, envelope: &Envelope) -> bool {

@@ -1,13 +1,17 @@
-//! P5, from the side of whoever watches without a break: each coming and going is told, once.
+//! P5, from the side of whoever watches: each coming and going is told, once; whoever was away is
+//! told what it has missed when it is back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 /// A peer as others know it: its key and its name.
 type Subject = (String, String);
 
-/// What one connection was told of one peer last.
+/// After its hello is answered, a client may be told so much later what it has missed.
+const CATCH_UP_MS: u64 = 5_000;
+
+/// What one client was told of one peer last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
     Here,
@@ -29,36 +33,81 @@ pub(super) struct Life {
     went: Option<u64>,
 }
 
+/// What one client knows of the others, for as long as it has its presence.
+#[derive(Default)]
+struct View {
+    presence: String,
+    /// From then on it must be told of everything.
+    since: u64,
+    words: BTreeMap<Subject, Word>,
+    /// Events that it was told: whatever comes again is recognized.
+    ids: BTreeSet<String>,
+    /// It was not there from then until then, by its own account.
+    absences: Vec<(u64, u64)>,
+    gone_since: Option<u64>,
+    /// The mesh has changed its owner while it was away: what the one before had told others, it may
+    /// never hear of, and it asks who is here.
+    in_doubt: bool,
+}
+
 #[derive(Default)]
 pub(super) struct Watchers {
-    words: BTreeMap<u64, BTreeMap<Subject, Word>>,
+    views: BTreeMap<u64, View>,
     pub(super) lives: Lives,
 }
 
-/// Somebody who is connected in the end: since when without a break, and as whom.
+/// Somebody who is connected in the end, and as whom.
 pub(crate) struct Watcher<'a> {
-    pub(crate) socket: u64,
-    pub(crate) since: u64,
+    pub(crate) identity: u64,
     pub(crate) member: &'a str,
     pub(crate) subject: (String, String),
 }
 
 impl Watchers {
-    /// Whoever is attached anew asks who is here.
-    pub(super) fn forget(&mut self, socket: u64) {
-        self.words.remove(&socket);
+    /// A client is attached. With another presence than before, or when it may have missed what
+    /// nobody can tell it, it asks who is here.
+    pub(super) fn greeted(&mut self, now: u64, identity: u64, presence: &str) {
+        let view = self.views.entry(identity).or_default();
+        if view.presence != presence || view.in_doubt {
+            *view = View { presence: presence.to_owned(), since: now, ..View::default() };
+        }
+        if let Some(since) = view.gone_since.take() {
+            view.absences.push((since, now));
+        }
     }
 
-    /// A peer was told of another.
-    pub(super) fn told(&mut self, socket: u64, frame: &Value) -> Result<(), String> {
+    /// A client hears nothing any more.
+    pub(super) fn gone(&mut self, since: u64, identity: u64) {
+        if let Some(view) = self.views.get_mut(&identity) {
+            view.gone_since.get_or_insert(since);
+        }
+    }
+
+    /// The mesh has another owner. `heard` says who hears of everything at this moment.
+    pub(super) fn owner_changed(&mut self, now: u64, heard: impl Fn(u64) -> bool) {
+        for (identity, view) in &mut self.views {
+            let just_back = view.absences.last().is_some_and(|(_, back)| back + CATCH_UP_MS > now);
+            if just_back {
+                (view.since, view.words) = (now, BTreeMap::new());
+            }
+            view.in_doubt |= view.gone_since.is_some() || !heard(*identity);
+        }
+    }
+
+    /// A client was told of another.
+    pub(super) fn told(&mut self, identity: u64, frame: &Value) -> Result<(), String> {
         let text = |name: &str| frame["eventData"][name].as_str().unwrap_or_default().to_owned();
         let word = match frame["event"].as_str() {
             Some("peer_joined" | "peer_returned") => Word::Here,
             Some("peer_left") => Word::Gone,
             _ => return Ok(()),
         };
+        let view = self.views.entry(identity).or_default();
+        if !view.ids.insert(frame["messageId"].as_str().unwrap_or_default().to_owned()) {
+            return Ok(());
+        }
         let subject = (text("pubkey"), text("displayName"));
-        match self.words.entry(socket).or_default().insert(subject, word) {
+        match view.words.insert(subject, word) {
             Some(before) if before == word => Err(format!("told twice in a row: {frame}")),
             _ => Ok(()),
         }
@@ -91,8 +140,10 @@ impl Watchers {
         watcher: &Watcher<'_>,
         may_pass: impl Fn(u64, u64) -> bool,
     ) -> Option<String> {
-        let silent = BTreeMap::new();
-        let words = self.words.get(&watcher.socket).unwrap_or(&silent);
+        let view = self.views.get(&watcher.identity)?;
+        let away = |life: &Life, went| {
+            view.absences.iter().any(|(from, until)| *from <= life.came && went <= *until)
+        };
         let mut last: BTreeMap<&Subject, &Life> = BTreeMap::new();
         for life in self.lives.values() {
             let concerned = life.session || life.member != watcher.member;
@@ -104,25 +155,25 @@ impl Watchers {
             }
         }
         for (subject, life) in last {
-            let word = words.get(subject);
+            let word = view.words.get(subject);
             let (wrong, what) = match life.went {
                 // Of who was here before, nothing is told but the end.
                 None => {
-                    let unknown = word.is_none() && life.came > watcher.since;
+                    let unknown = word.is_none() && life.came > view.since;
                     (word == Some(&Word::Gone) || unknown, "came")
                 }
                 Some(went) => {
-                    let passed = life.brief && may_pass(life.came, went);
-                    let seen = !passed && life.came < went && went > watcher.since;
+                    // Who came and went while it was away is no news.
+                    let passed = life.brief && may_pass(life.came, went) || away(life, went);
+                    let seen = !passed && life.came < went && went > view.since;
                     (word == Some(&Word::Here) || word.is_none() && seen, "went")
                 }
             };
             if wrong {
-                let socket = watcher.socket;
                 return Some(format!(
-                    "socket {socket}, here since {}, was told {word:?} of {subject:?}, who {what} \
-                     ({}, {:?})",
-                    watcher.since, life.came, life.went
+                    "client {}, here since {}, away {:?}, was told {word:?} of {subject:?}, who \
+                     {what} ({}, {:?})",
+                    watcher.identity, view.since, view.absences, life.came, life.went
                 ));
             }
         }

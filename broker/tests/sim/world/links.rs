@@ -119,6 +119,8 @@ impl World {
                 Notice::Changed => self.input(id, SeatInput::Looked),
                 Notice::Lost { node, ago_ms } => {
                     self.fire(Fault::NodeLost);
+                    let early = if self.plants(Planted::LossBackdated) { 3_000 } else { 0 };
+                    let ago_ms = ago_ms + early;
                     self.input(id, SeatInput::Lost { node, ago_ms });
                 }
                 Notice::Superseded => self.kill(id),

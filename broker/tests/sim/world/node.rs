@@ -102,11 +102,9 @@ impl World {
         let Some(gone) = self.processes.remove(&process) else { return };
         self.trace(|| format!("process-{process} dies"));
         self.look_for_owner();
-        // Departure is the last heartbeat that arrived.
-        let beat = if self.mode == Mode::Alone { 0 } else { HEARTBEAT_MS + 50 };
-        let lost_at = self.now.saturating_sub(beat);
-        let heard_at = [gone.cut_since, self.redis.last_beat(process)];
-        let lost_at = heard_at.into_iter().flatten().fold(lost_at, u64::min);
+        // A node that dies takes nothing of anybody's grace; of one that was cut off before, others
+        // had the last heartbeat.
+        let lost_at = gone.cut_since.unwrap_or(self.now);
         let sockets: Vec<_> =
             self.sockets.iter().filter(|(_, s)| s.process == process).map(|(id, _)| *id).collect();
         for socket in sockets {

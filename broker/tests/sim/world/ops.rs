@@ -8,7 +8,7 @@ use broker::model::{Epoch, MeshCommit, Outcome, Unit, Write};
 use broker::seat::SeatInput;
 
 use super::{Event, Mode, Op, Reply, Work, World};
-use crate::client::wall;
+use crate::client::{Client, wall};
 use crate::faults::{Fault, Planted};
 use crate::store::Durable;
 
@@ -198,6 +198,7 @@ impl World {
                 self.lost.push(before);
             }
             self.check.raised(self.now, epoch, process);
+            self.note_owner();
             let pause = self.rng.between(0, 3);
             self.at(pause, Event::ActivationRead(id));
         }
@@ -208,6 +209,16 @@ impl World {
             }
         }
         self.look_for_owner();
+    }
+
+    /// What clients hear is up to another owner now.
+    fn note_owner(&mut self) {
+        let stalls = |socket: &Option<u64>| {
+            socket.and_then(|socket| self.sockets.get(&socket)).is_none_or(|state| state.stalled)
+        };
+        let hears = |c: &&Client| c.attached && !stalls(&c.socket);
+        let heard: BTreeSet<_> = self.clients.iter().filter(hears).map(|c| c.identity).collect();
+        self.check.owner_changed(self.now, |identity| heard.contains(&identity));
     }
 
     pub(super) fn activation_read(&mut self, id: u64) {

@@ -20,8 +20,6 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Redis {
     rows: BTreeMap<NodeId, Row>,
-    /// When each process was last heard of: what others may remember, whatever is lost here.
-    heard: BTreeMap<u64, u64>,
     /// The table's first row was written then.
     since: Option<u64>,
     /// Nobody reaches it until then.
@@ -50,7 +48,6 @@ impl Redis {
         if !superseded {
             let row = Row { key: key.clone(), state, beat_at: now };
             self.rows.insert(key.id.clone(), row);
-            self.heard.insert(key.incarnation, now);
         }
         let since = *self.since.get_or_insert(now);
         self.rows.retain(|_, row| now - row.beat_at <= MEMORY_MS);
@@ -63,11 +60,6 @@ impl Redis {
         };
         let nodes = self.rows.values().map(seen).collect();
         Sighting { nodes, table_age_ms: now - since, superseded }
-    }
-
-    /// When a process was last heard of.
-    pub(crate) fn last_beat(&self, process: u64) -> Option<u64> {
-        self.heard.get(&process).copied()
     }
 
     /// A node says goodbye.

@@ -12,6 +12,7 @@ use protocol::{Close, MeshId, close};
 
 use super::{Down, Event, Socket, Up, World, next_conn, skew};
 use crate::client::MESH;
+use crate::faults::Planted;
 
 impl World {
     pub(crate) fn connect(&mut self, client: usize) -> Option<u64> {
@@ -28,6 +29,8 @@ impl World {
             session,
             client_end: true,
             stalled: false,
+            stalled_at: None,
+            greeted_at: None,
             lost_at: None,
             unread: VecDeque::new(),
             unseen: VecDeque::new(),
@@ -155,6 +158,7 @@ impl World {
                     self.input(process, SeatInput::Local(Input::Pong { conn, nonce }));
                 }
                 Action::Write(frame) => self.put(socket, &frame),
+                Action::WriteEvent(_) if self.forgets_missed(socket) => {}
                 Action::WriteEvent(frame) => {
                     self.forge_event(socket, &frame);
                     self.down(socket, Down::Text(frame.to_json()));
@@ -187,6 +191,12 @@ impl World {
         }
     }
 
+    /// Plants that whoever is back is not told what it has missed.
+    fn forgets_missed(&self, socket: u64) -> bool {
+        let greeted_at = self.sockets.get(&socket).and_then(|state| state.greeted_at);
+        self.plants(Planted::MissedUntold) && greeted_at.is_some_and(|at| self.now <= at + 2)
+    }
+
     /// Nobody is displaced but by a later hello of its own.
     fn judge_close(&mut self, socket: u64, close: Close) {
         if close != close::SESSION_REPLACED {
@@ -206,6 +216,9 @@ impl World {
             && ack.queued
         {
             self.check.acked(&ack.message_id, &self.store.now);
+        }
+        if let (Frame::HelloAck(_), Some(state)) = (frame, self.sockets.get_mut(&socket)) {
+            state.greeted_at = Some(self.now);
         }
         let text = frame.to_json();
         if self.ticking && is_instead(frame) {

@@ -55,7 +55,7 @@ fn a_node_that_has_seen_nothing_is_alive_and_owns_nothing() {
 fn on_an_old_table_the_first_sighting_counts_and_only_differences_are_told() {
     let mut members = members("a");
     let both = sighting(OLD, [seen("a", 0), seen("b", 2_900), seen("dead", 20_000)]);
-    assert_eq!(members.observed(10, &both), [lost("dead", 20_000), Notice::Changed]);
+    assert_eq!(members.observed(10, &both), [lost("dead", 17_000), Notice::Changed]);
     assert_eq!((ring(&members).join(" "), members.is_fresh(10)), ("a b".to_owned(), true));
     let before = members.view();
     assert_eq!(members.observed(510, &both), []);
@@ -69,18 +69,40 @@ fn a_silent_node_is_lost_once_and_again_after_it_was_back() {
     let mut members = knowing(&["a", "b"], 0);
     let at = |age_ms| sighting(OLD, [seen("a", 0), seen("b", age_ms)]);
     assert_eq!(members.observed(500, &at(3_000)), []);
-    assert_eq!(members.observed(1_000, &at(3_001)), [lost("b", 3_001), Notice::Changed]);
+    assert_eq!(members.observed(1_000, &at(3_001)), [lost("b", 1), Notice::Changed]);
     assert_eq!(members.observed(1_500, &at(3_501)), []);
     assert_eq!(members.silence(2_000, &key("b", 1)), Some(4_001));
     assert_eq!(members.observed(2_000, &at(10)), [Notice::Changed]);
-    assert_eq!(members.observed(2_500, &at(4_000)), [lost("b", 4_000), Notice::Changed]);
+    assert_eq!(members.observed(2_500, &at(4_000)), [lost("b", 1_000), Notice::Changed]);
+}
+
+/// It may have lived until the others missed it, and its last heartbeat tells nothing of that: whose
+/// sessions were there has the whole grace. Where the time to live is long, a heartbeat or two count.
+#[test]
+fn a_lost_node_may_have_lived_longer_than_it_was_heard() {
+    let ago = |heartbeat_ms, ttl_ms: Ms, age_ms| {
+        let timing = Timing { heartbeat_ms, ttl_ms };
+        let mut members = Members::new(key("a", 1), timing);
+        members.observed(0, &sighting(OLD, [seen("a", 0), seen("b", 0)]));
+        for now in (0..=age_ms).step_by(usize::try_from(heartbeat_ms).unwrap()) {
+            let told = members.observed(now, &sighting(OLD, [seen("a", 0), seen("b", now)]));
+            if let [Notice::Lost { ago_ms, .. }, ..] = told[..] {
+                return (now, ago_ms);
+            }
+        }
+        panic!("it was not missed")
+    };
+    assert_eq!(ago(500, 3_000, 60_000), (3_500, 500));
+    assert_eq!(ago(100, 1_000, 60_000), (1_100, 100));
+    assert_eq!(ago(1_000, 30_000, 60_000), (31_000, 27_000));
+    assert_eq!(ago(5_000, 30_000, 60_000), (35_000, 25_000));
 }
 
 #[test]
 fn a_node_that_left_is_lost_at_once_and_forgotten() {
     let mut members = knowing(&["a", "b"], 0);
     let alone = sighting(OLD, [seen("a", 0)]);
-    assert_eq!(members.observed(500, &alone), [lost("b", 500), Notice::Changed]);
+    assert_eq!(members.observed(500, &alone), [lost("b", 0), Notice::Changed]);
     assert_eq!(members.silence(500, &key("b", 1)), None);
     assert_eq!(members.observed(1_000, &alone), []);
 }
@@ -94,7 +116,7 @@ fn after_blindness_everybody_has_the_time_to_live_to_come_back() {
     assert_eq!(members.suspect(9_001, &key("b", 1)), []);
     assert_eq!(members.observed(11_999, &late(11_999)), []);
     let settled = sighting(OLD, [seen("a", 0), seen("b", 10), seen("c", 12_000)]);
-    assert_eq!(members.observed(12_000, &settled), [lost("c", 12_000), Notice::Changed]);
+    assert_eq!(members.observed(12_000, &settled), [lost("c", 9_000), Notice::Changed]);
     assert!(members.is_fresh(12_000));
 }
 
@@ -106,7 +128,7 @@ fn a_redis_that_forgot_everything_ends_nobody_who_comes_back_in_time() {
     assert_eq!((ring(&members).join(" "), members.is_fresh(500)), ("a b c".to_owned(), false));
     let back = |table_age_ms| sighting(table_age_ms, [seen("a", 0), seen("b", 0)]);
     assert_eq!(members.observed(3_399, &back(2_999)), []);
-    assert_eq!(members.observed(3_400, &back(3_000)), [lost("c", 3_400), Notice::Changed]);
+    assert_eq!(members.observed(3_400, &back(3_000)), [lost("c", 400), Notice::Changed]);
 }
 
 #[test]
@@ -182,7 +204,7 @@ fn a_later_process_of_a_name_ends_the_earlier_one() {
     assert_eq!(alive(&members), ["a/1", "b/2"]);
     assert!(!members.view().knows(&key("b", 1)));
     let stale = members.observed(1_000, &sighting(OLD, [seen("a", 0), seen("b", 0)]));
-    assert_eq!(stale, [Notice::Lost { node: key("b", 2), ago_ms: 510 }, Notice::Changed]);
+    assert_eq!(stale, [Notice::Lost { node: key("b", 2), ago_ms: 0 }, Notice::Changed]);
     assert_eq!(alive(&members), ["a/1"], "the earlier one is not believed");
 }
 
