@@ -51,8 +51,11 @@ impl Mesh {
         let row = audit::entry("peer_left", &lease.sender, &json!({}), now.wall);
         writes.push(Write::Audit(row));
         writes.push(Write::DropLease(lease.presence.clone()));
-        if let Recipient::Presence(from) = lease.own() {
-            writes.push(Write::Inherit { from, to: lease.record.member.clone() });
+        let own = lease.own();
+        let to = lease.record.member.clone();
+        if let Recipient::Presence(from) = own.clone() {
+            self.room.inherit(&own, &Recipient::Member(to.clone()));
+            writes.push(Write::Inherit { from, to });
         }
         writes
     }

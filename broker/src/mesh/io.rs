@@ -15,8 +15,8 @@ pub use self::command::{Attach, Class, Command, Numbered, SessionKey};
 use super::carried;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
-    Identity, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
-    Target, Topic,
+    Identity, Membership, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueBytes, QueueId,
+    Seq, StoredMessage, Target, Topic,
 };
 
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
@@ -140,6 +140,13 @@ pub enum Input {
     /// Whether another may own the mesh by now, unseen: then nothing is said that the store's fence
     /// has not let through.
     Doubt(bool),
+    /// How the members stand that are here, as the store has it.
+    Membership {
+        /// When it was asked.
+        asked: Ms,
+        /// What it says.
+        membership: Arc<Membership>,
+    },
     /// A hook told a session's status.
     Hook {
         /// Whose.
@@ -175,6 +182,8 @@ pub enum Question {
     Identity(Claim),
     /// Who lets whom do what?
     Grants,
+    /// How much waits?
+    QueueBytes,
     /// Which topic is this?
     Topic {
         /// An id or a name.
@@ -225,6 +234,8 @@ pub enum Answer {
     Identity(Option<Box<Identity>>),
     /// To [`Question::Grants`].
     Grants(Vec<(MemberId, Grants)>),
+    /// To [`Question::QueueBytes`].
+    QueueBytes(QueueBytes),
     /// To [`Question::Topic`].
     Topic(Option<Topic>),
     /// To [`Question::Moderation`].

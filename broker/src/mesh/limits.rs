@@ -25,8 +25,15 @@ pub struct Limits {
     pub offline_queue: bool,
     /// How long a status holds.
     pub status: StatusLimits,
-    /// How long a kicked session stays out, in milliseconds; 0 is not at all.
+    /// How long a kicked connection without a proven key stays out, in milliseconds; 0 is not at
+    /// all.
     pub kick_cooldown_ms: Ms,
+    /// How long a kicked session's proven key stays out, likewise.
+    pub kick_session_ms: Ms,
+    /// Bytes of bodies that may wait in the mesh.
+    pub mesh_queue_bytes: u64,
+    /// Bytes of bodies that may wait for one recipient.
+    pub recipient_queue_bytes: u64,
 }
 
 /// A minute, in the bucket's grains: a token is this many grains, a millisecond brings `rate`.
@@ -106,6 +113,9 @@ mod tests {
         offline_queue: false,
         status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
         kick_cooldown_ms: 10_000,
+        kick_session_ms: 900_000,
+        mesh_queue_bytes: 256 << 20,
+        recipient_queue_bytes: 64 << 20,
     };
 
     #[test]

@@ -118,6 +118,8 @@ pub(crate) struct Lease {
     pub(crate) status_since: Ms,
     /// When its peer last showed that it lives.
     pub(crate) heard: Ms,
+    /// When the store was asked who it is, or, of a lease found in the store, when it was found.
+    pub(crate) checked_at: Ms,
     pub(crate) sender: Arc<Sender>,
     replaced: VecDeque<Ms>,
 }
@@ -147,6 +149,7 @@ impl Lease {
             saved: None,
             status_since: now,
             heard: now,
+            checked_at: now,
             sender,
             replaced: VecDeque::new(),
         }
@@ -256,11 +259,16 @@ pub(crate) fn given(name: Option<&String>) -> Option<&String> {
     name.filter(|name| !name.is_empty())
 }
 
+/// What a session with this proven key is recognized by.
+pub(crate) fn session_presence_key(key: &str) -> String {
+    serde_json::json!(["session", key]).to_string()
+}
+
 /// What a returning session is recognized by: its proven key, or what a plain hello says of it.
 pub(crate) fn presence_key(attach: &Attach) -> String {
     let profile = &attach.profile;
     let parts = match &attach.session {
-        SessionKey::Proven(key) => serde_json::json!(["session", key]),
+        SessionKey::Proven(key) => return session_presence_key(key),
         other => serde_json::json!([
             "member",
             attach.pubkey,

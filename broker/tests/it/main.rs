@@ -7,8 +7,10 @@
 
 mod adoption;
 mod audit;
+mod beside;
 mod cluster;
 mod conformance;
+mod growth;
 mod hostile;
 mod identities;
 mod joining;

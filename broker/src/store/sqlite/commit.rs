@@ -143,6 +143,8 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
             | Write::Revoke { .. }
             | Write::Reinstate { .. }
             | Write::Done { .. }
+            | Write::Kick(_)
+            | Write::LiftKicks(_)
             | Write::UsePending(_) => plan.seldom.push((mesh, write)),
         }
     }

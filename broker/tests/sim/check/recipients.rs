@@ -58,7 +58,9 @@ pub(super) fn check(
             (
                 body.own(presence),
                 is_in(body),
-                settled(body) && windows.removal_settled(now, &body.member),
+                settled(body)
+                    && windows.removal_settled(now, &body.member)
+                    && !windows.short_queues,
             )
         }),
     )
@@ -80,7 +82,7 @@ fn to_many(
             let fits = body.member != *from && body.visible && fits(body);
             let denied = windows.denied_throughout(grant, known, now);
             let settled = denied || !windows.denied_within(grant, known, now);
-            (body.own(presence), fits && !denied, settled)
+            (body.own(presence), fits && !denied, settled && !windows.short_queues)
         }),
     )
 }

@@ -140,6 +140,8 @@ impl Checker {
         let from = &envelope.sender.member;
         let verdict = self.removals.pushed(now, from, &member);
         self.note("bans", now, verdict);
+        let verdict = self.may_act(now, &member, "receives");
+        self.note("removals", now, verdict);
         if let Some(capability) = envelope.capability() {
             let grant = (&member, from, capability);
             let attached = self.traffic.attached_at.get(&to.socket).copied().unwrap_or(now);

@@ -16,6 +16,9 @@ const LIMITS: Limits = Limits {
     offline_queue: false,
     status: StatusLimits { hook_fresh_ms: 15_000, working_ms: 25_000 },
     kick_cooldown_ms: 10_000,
+    kick_session_ms: 900_000,
+    mesh_queue_bytes: 256 << 20,
+    recipient_queue_bytes: 64 << 20,
 };
 
 fn node(name: &str) -> NodeKey {

@@ -17,6 +17,7 @@ impl SimStore {
                 Answer::Identity(Some(Box::new(self.identify(wall, claim))))
             }
             Question::Grants => Answer::Grants(self.grants()),
+            Question::QueueBytes => Answer::QueueBytes(self.now.queue_bytes()),
             Question::Topic { spec } => {
                 let living = |member: &MemberId| !self.now.members[member].revoked;
                 let topic = self.now.topic(spec).cloned().map(|mut topic| {
@@ -62,7 +63,7 @@ impl SimStore {
         let place = claim.place.as_ref().filter(|_| known.is_some_and(|member| !member.revoked));
         Identity {
             mesh_name: "sim".to_owned(),
-            archived: false,
+            archived: self.now.archived,
             self_editable: None,
             member,
             key_member: claim.session.as_ref().and_then(|key| self.now.keys.get(key)).cloned(),
