@@ -5,8 +5,8 @@ mod chores;
 use std::error::Error;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::chores::{CANARY, canary, count_queue, retain, shed, wake_leases, watch_cluster};
+use self::chores::{CANARY, canary, count_queue, retain, review, shed, wake_leases, watch_cluster};
 use crate::clock::Clock;
 use crate::cluster::Nodes;
 use crate::cluster::measures;
@@ -177,7 +177,7 @@ impl Running {
             stop: stop_meshes.clone(),
             superseded: superseded.clone(),
             shed: shed.clone(),
-            owned: AtomicUsize::new(0),
+            owned: Mutex::default(),
             takeovers: Semaphore::new(TAKEOVERS),
             audits: Arc::new(Semaphore::new(AUDIT_READERS)),
             questions: Semaphore::new(QUESTIONS),
@@ -219,6 +219,7 @@ impl Running {
         self.chore(canary(self.edge.clone(), self.store.clone(), self.nodes.clone()));
         self.chore(count_queue(self.edge.clone(), self.store.clone()));
         self.chore(retain(self.edge.clone(), self.store.clone()));
+        self.chore(review(self.directory.clone()));
         let changes = self.nodes.as_ref().map(|nodes| nodes.changes());
         self.chore(wake_leases(self.directory.clone(), changes));
     }
@@ -383,6 +384,9 @@ fn limits(config: &Config) -> Limits {
         kick_cooldown_ms: millis(config.kick_cooldown),
         member_sessions: config.max_sessions_per_member,
         hello_rate: config.hello_rate_per_minute,
+        kick_session_ms: millis(config.kick_session),
+        mesh_queue_bytes: config.queue_bytes_per_mesh,
+        recipient_queue_bytes: config.queue_bytes_per_recipient,
     }
 }
 

@@ -79,8 +79,14 @@ pub struct Config {
     pub hook_rate_per_minute: u32,
     /// What hooks must show, if anything.
     pub hook_token: Option<Secret>,
-    /// How long a kicked session stays out.
+    /// How long a kicked connection without a proven key stays out.
     pub kick_cooldown: Duration,
+    /// How long a kicked session's proven key stays out.
+    pub kick_session: Duration,
+    /// Bytes of messages that may wait in one mesh.
+    pub queue_bytes_per_mesh: u64,
+    /// Bytes of messages that may wait for one recipient.
+    pub queue_bytes_per_recipient: u64,
     /// How long a lost session keeps its presence.
     pub lease_grace: Duration,
     /// Over how long a stopping node spreads the closing of its sockets.
@@ -167,6 +173,9 @@ impl Config {
             hook_rate_per_minute: 0,
             hook_token: None,
             kick_cooldown: Duration::ZERO,
+            kick_session: Duration::ZERO,
+            queue_bytes_per_mesh: 0,
+            queue_bytes_per_recipient: 0,
             client_address_header: None,
             offline_direct: OfflineDirect::Reject,
             lease_grace: Duration::ZERO,

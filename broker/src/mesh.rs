@@ -7,9 +7,11 @@
 mod activation;
 mod attach;
 mod audit;
+mod beside;
 mod carried;
 mod claims;
 mod commands;
+mod cooldown;
 mod delivery;
 mod departure;
 mod events;
@@ -27,6 +29,7 @@ mod pipeline;
 mod presence;
 mod query;
 mod queue;
+mod room;
 mod roster;
 mod saved;
 mod send;
@@ -38,6 +41,7 @@ mod tests;
 
 pub use activation::ANNOUNCE_MS;
 pub use attach::SHORT_LIVED_MS;
+pub use audit::AUDIT_TEXT_BYTES;
 pub(crate) use audit::Verifier;
 pub use delivery::{MESH_BYTES, REPUSH_MOST_MS, REPUSH_MS, WINDOW_BYTES, WINDOW_ENVELOPES};
 pub use facts::FRESH_MS;

@@ -22,3 +22,7 @@ pub type Seq = u64;
 
 /// How long an accepted envelope waits for its recipients, and its id stays known: 7 days.
 pub const ENVELOPE_TTL_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// How long a session key is known to be its member's after it was last proven: a day longer than
+/// what waits for it.
+pub const SESSION_KEY_TTL_MS: i64 = ENVELOPE_TTL_MS + 24 * 3600 * 1000;

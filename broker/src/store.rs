@@ -20,9 +20,9 @@ use protocol::{MemberId, MeshId};
 
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
-    HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
-    StoredMessage, Target, Topic, User,
+    HookPresence, HookTarget, Identity, Joined, Joining, Membership, MeshCommit, MeshRow,
+    Moderation, NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueBytes, QueueId, Seq,
+    Standing, StoredMessage, Target, Topic, User,
 };
 
 /// Why the store did not do as asked.
@@ -130,6 +130,11 @@ pub trait Store: Send + Sync + 'static {
         claim: &Claimed,
     ) -> Result<Option<Identity>, StoreError>;
 
+    /// How the members stand that hold leases in these meshes: an answer for each mesh. One query,
+    /// by keys alone: a node asks it every second.
+    async fn memberships(&self, meshes: &[MeshId])
+    -> Result<Vec<(MeshId, Membership)>, StoreError>;
+
     /// What members let others do: of those that restrict anybody.
     async fn grants(&self, mesh: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError>;
 
@@ -187,12 +192,17 @@ pub trait Store: Send + Sync + 'static {
     async fn messages(&self, mesh: &MeshId, prefix: &str)
     -> Result<Vec<StoredMessage>, StoreError>;
 
+    /// Bytes of the bodies that wait in a mesh. Reads all deliveries of the mesh, and no body.
+    async fn queue_bytes(&self, mesh: &MeshId) -> Result<QueueBytes, StoreError>;
+
     /// Deliveries waiting in all meshes.
     async fn queue_depth(&self) -> Result<u64, StoreError>;
 
     /// Removes envelopes accepted before `before` (milliseconds since the Unix epoch) with their
     /// keys and deliveries, in small transactions; answers how many, and how many of those nobody
-    /// had confirmed.
+    /// had confirmed. Forgets as well what else is too old: by the store's clock, session keys that
+    /// nobody has proven for [`SESSION_KEY_TTL_MS`](crate::model::SESSION_KEY_TTL_MS), kicks that
+    /// are over, executed commands, nodes that are gone.
     async fn retain(&self, before: i64) -> Result<Retained, StoreError>;
 
     /// Creates a mesh with its members. False, and nothing written, if a living mesh has the slug.

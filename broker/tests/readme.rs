@@ -19,7 +19,9 @@ use broker::mesh::{self, CONTEST_MS, CONTEST_TIMES, FRESH_MS, LIST_BYTES, MESH_B
 use broker::mesh::{
     ANNOUNCE_MS, GONE_KEPT, MISSED_BYTES, REPLAY_MS, REPUSH_MOST_MS, REPUSH_MS, SHORT_LIVED_MS,
 };
-use broker::model::{AUDIT_ROWS, ENVELOPE_TTL_MS, PENDING_MS, QUEUE_QUOTA};
+use broker::model::{
+    AUDIT_ROWS, ENVELOPE_TTL_MS, KICKED_MOST, PENDING_MS, QUEUE_QUOTA, SESSION_KEY_TTL_MS,
+};
 use broker::seat::LINK_BYTES;
 use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
 use protocol::close::{self, Close};
@@ -149,6 +151,22 @@ fn of_a_queue() -> Vec<Row> {
             format!("known within {}", time(FRESH_MS)),
             "",
         ),
+        (
+            "Members, roles and meshes changed beside the broker",
+            "looked at every second".to_owned(),
+            "who is removed, or in an archived mesh, is disconnected",
+        ),
+        (
+            "Sessions of a mesh that are kicked",
+            KICKED_MOST.to_string(),
+            "the one with the shortest time may come back",
+        ),
+        (
+            "A session key that nobody proves, holds or is awaited at",
+            time(SESSION_KEY_TTL_MS.unsigned_abs()),
+            "forgotten",
+        ),
+        ("A text in an entry of the audit", bytes(mesh::AUDIT_TEXT_BYTES), "cut"),
         ("A hook's status without its session", time(PENDING_MS.unsigned_abs()), "forgotten"),
         ("Entries of one `audit_query`", AUDIT_ROWS.to_string(), "the rest with `offset`"),
         (

@@ -1,5 +1,6 @@
 //! What goes on beside the meshes for as long as the node runs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether it takes writes.
 pub(super) const CANARY: Duration = Duration::from_secs(1);
+/// How often the store is asked how members stand: one query for all meshes of the node.
+const REVIEW: Duration = Duration::from_secs(1);
 /// How often the queue is counted.
 const QUEUE_GAUGE: Duration = Duration::from_secs(30);
 /// How often what is older than its TTL is removed.
@@ -87,6 +90,19 @@ pub(super) async fn retain(edge: Arc<Edge>, store: Arc<dyn Store>) {
                 }
             }
             Err(error) => tracing::warn!(%error, "old envelopes cannot be removed now"),
+        }
+    }
+}
+
+/// Members that others remove beside the broker, meshes they archive, roles they change.
+pub(super) async fn review(meshes: Directory) {
+    let mut told = HashMap::new();
+    let mut every = interval(REVIEW);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if let Err(error) = meshes.review(&mut told).await {
+            tracing::debug!(%error, "members cannot be looked up now");
         }
     }
 }

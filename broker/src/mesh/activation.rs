@@ -14,6 +14,7 @@ use protocol::{PresenceId, close};
 
 use super::attach::SHORT_LIVED_MS;
 use super::audit::Chain;
+use super::beside::Reinstated;
 use super::delivery::Delivery;
 use super::events;
 use super::facts::{Fact, Facts};
@@ -21,6 +22,7 @@ use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now};
 use super::missed::Knowledge;
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
+use super::room::Room;
 use super::roster::{Hold, Lease, LeaseNo, Record, Roster};
 use super::state::{Mesh, Phase};
 use super::status::Expiries;
@@ -57,6 +59,10 @@ impl Mesh {
         self.facts = Facts::default();
         // Bans that are not durable are no reason to keep anything from anybody.
         self.revoked.clear();
+        self.reinstated = Reinstated::default();
+        self.cooldowns.load(from.kicked, now.mono);
+        self.room = Room::default();
+        self.ending.clear();
         self.expiries = Expiries::default();
         self.news.clear();
         self.unsure.clear();

@@ -31,6 +31,8 @@ pub(crate) struct Arrival {
     conn: ConnId,
     pub(super) number: u64,
     attach: Attach,
+    /// When the store was asked who it is.
+    asked: Ms,
     identity: Option<Identity>,
 }
 
@@ -44,12 +46,14 @@ impl Mesh {
             return self.turn_down(conn, number, "rate_limit", &text, close);
         }
         let attach = attach.clone();
-        self.arrivals.insert(conn, Arrival { conn, number, attach, identity: None });
+        self.arrivals
+            .insert(conn, Arrival { conn, number, attach, asked: self.clock, identity: None });
         self.identify(conn);
     }
 
     pub(super) fn identify(&mut self, conn: ConnId) {
-        let Some(Arrival { attach, .. }) = self.arrivals.get(&conn) else { return };
+        let Some(Arrival { attach, asked, .. }) = self.arrivals.get_mut(&conn) else { return };
+        *asked = self.clock;
         let claim = Claim {
             pubkey: attach.pubkey.clone(),
             session: attach.session.key().cloned(),
@@ -119,7 +123,7 @@ impl Mesh {
         let number = arrival.number;
         let Some(identity) = arrival.identity.clone() else { return };
         let member = match check(&mut arrival.attach, &identity) {
-            Ok(member) if self.revoked.contains_key(&member.id) => Err(revoked(&identity)),
+            Ok(member) if self.is_barred(&member.id) => Err(revoked(&identity)),
             checked => checked,
         };
         let member = match member {
@@ -128,9 +132,9 @@ impl Mesh {
         };
         self.check_claim(&mut arrival.attach, &member);
         let key = arrival.attach.presence_key();
-        if self.cooldowns.holds(&key, now.mono) {
-            let text = "this session was kicked; it may come back later";
-            return self.turn_down(conn, number, "kicked", text, close::KICKED);
+        if let Some(left) = self.cooldowns.left(&key, now.mono) {
+            let text = hello::kicked(now.wall, left);
+            return self.turn_down(conn, number, "kicked", &text, close::KICKED);
         }
         let found = self.roster.find(&key, now.mono);
         if let Found::Lease(no) | Found::Contested(no) = found
@@ -177,6 +181,9 @@ impl Mesh {
             Found::Nobody | Found::Contested(_) | Found::Leaving(_) => {
                 self.join(now, conn, number, (&arrival.attach, key), &member, &identity);
             }
+        }
+        if let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) {
+            lease.checked_at = arrival.asked;
         }
     }
 

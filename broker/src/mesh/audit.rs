@@ -43,9 +43,30 @@ impl Chain {
     }
 }
 
-/// An entry, not yet chained.
+/// Bytes of one text in an entry: as many as a name may have. Entries are never removed, and a name
+/// in the store may be of any length.
+pub const AUDIT_TEXT_BYTES: usize = 256;
+
+/// An entry, not yet chained. Its texts are cut to [`AUDIT_TEXT_BYTES`]; lists do not belong there.
 pub(crate) fn entry(event: &'static str, actor: &Sender, payload: &Value, wall: i64) -> AuditRow {
-    canonical_entry(event, actor, canonical(payload), wall)
+    let mut payload = payload.clone();
+    bound(&mut payload);
+    canonical_entry(event, actor, canonical(&payload), wall)
+}
+
+fn bound(payload: &mut Value) {
+    match payload {
+        Value::String(text) if text.len() > AUDIT_TEXT_BYTES => *text = cut(text).to_owned(),
+        Value::Object(fields) => fields.values_mut().for_each(bound),
+        Value::Array(items) => *payload = Value::from(items.len()),
+        _ => {}
+    }
+}
+
+/// The first bytes of a text, at most [`AUDIT_TEXT_BYTES`], whole characters.
+pub(crate) fn cut(text: &str) -> &str {
+    let end = (0..=AUDIT_TEXT_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// The same, of a payload that is canonical already.
@@ -58,7 +79,10 @@ pub(crate) fn canonical_entry(
     AuditRow {
         event,
         actor: Some(actor.member.clone()),
-        actor_name: Some(actor.name.clone()),
+        actor_name: Some(match &actor.name {
+            long if long.len() > AUDIT_TEXT_BYTES => cut(long).into(),
+            name => name.clone(),
+        }),
         payload,
         prev_hash: String::new(),
         hash: String::new(),
@@ -154,6 +178,22 @@ mod tests {
         assert_eq!(canonical(&value), "[3,1e+21,100000000000000000000,0.1,0]");
         let large: Value = serde_json::from_str("9007199254740993").unwrap();
         assert_eq!(canonical(&large), "9007199254740992");
+    }
+
+    #[test]
+    fn an_entry_is_small_whatever_it_is_about() {
+        let sender = Sender {
+            member: "m1".into(),
+            member_pubkey: "k".into(),
+            session_pubkey: None,
+            name: "n".repeat(10_000).into(),
+        };
+        let long = "é".repeat(10_000);
+        let payload = serde_json::json!({"a": long, "b": {"c": long}, "d": [long, long], "e": 1});
+        let entry = entry("peer_joined", &sender, &payload, 0);
+        assert_eq!(entry.actor_name.as_ref().map(|name| name.len()), Some(AUDIT_TEXT_BYTES));
+        assert!(entry.payload.len() < 600, "{} bytes", entry.payload.len());
+        assert!(entry.payload.contains(r#""d":2"#), "{}", entry.payload);
     }
 
     fn left(wall: i64) -> Unit {

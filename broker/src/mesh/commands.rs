@@ -10,6 +10,7 @@ use router::link::Verdict;
 use super::io::{Command, ConnId, Effect, Now, Numbered};
 use super::pipeline::{Left, Then};
 use super::presence::Change;
+use super::query::error;
 use super::roster::LeaseNo;
 use super::state::Mesh;
 use crate::model::{Confirm, Write};
@@ -52,6 +53,10 @@ impl Mesh {
     }
 
     fn request(&mut self, now: Now, conn: ConnId, number: u64, request: &Request) {
+        if self.ending.contains(&conn) {
+            let frame = error("forbidden", "not a member", request.req_id.clone());
+            return self.too_late(conn, number, Some(frame));
+        }
         let mut change = |to: Change<'_>| self.change(conn, number, request.req_id.clone(), &to);
         match &request.verb {
             Verb::SetSummary { summary } => change(Change::Summary(summary)),

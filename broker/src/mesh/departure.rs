@@ -86,11 +86,14 @@ impl Mesh {
         let row = audit::entry("peer_left", &lease.sender, &json!({}), now.wall);
         writes.push(Write::Audit(row));
         writes.push(Write::DropLease(lease.presence.clone()));
-        if let Recipient::Presence(from) = lease.own() {
-            // What is sealed to a claimed key nobody else can open.
-            let sealed = lease.claimed_key().cloned();
+        let own = lease.own();
+        let to = lease.record.member.clone();
+        // What is sealed to a claimed key nobody else can open.
+        let sealed = lease.claimed_key().cloned();
+        if let Recipient::Presence(from) = own.clone() {
             writes.extend(sealed.map(|key| Write::Undeliverable { presence: from.clone(), key }));
-            writes.push(Write::Inherit { from, to: lease.record.member.clone() });
+            self.room.inherit(&own, &Recipient::Member(to.clone()));
+            writes.push(Write::Inherit { from, to });
         }
         writes
     }

@@ -23,6 +23,8 @@ pub(crate) enum Fact {
     Grants,
     /// The topic of this id or name.
     Topic(String),
+    /// How much waits in the queues; see [`Room`](super::room::Room), which knows how old that is.
+    QueueBytes,
 }
 
 impl Fact {

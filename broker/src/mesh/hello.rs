@@ -6,7 +6,7 @@ use protocol::{Close, close, time};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::io::{Attach, ConnId, Generation, SessionKey};
+use super::io::{Attach, ConnId, Generation, Ms, SessionKey};
 use super::roster::{Lease, Record, given};
 use super::saved::Unsaved;
 use super::status::Source;
@@ -77,6 +77,12 @@ pub(super) fn revoked(identity: &Identity) -> Rejection {
     Rejection { code: "revoked", message, close: close::BANNED }
 }
 
+/// What a kicked session is told that comes back too early.
+pub(super) fn kicked(wall: i64, left: Ms) -> String {
+    let until = wall.saturating_add(i64::try_from(left).unwrap_or(i64::MAX));
+    format!("this session was kicked and stays out until {}", time::iso(until))
+}
+
 pub(super) fn record(
     attach: &Attach,
     key: String,
@@ -128,20 +134,21 @@ pub(super) fn recorded_key(record: &Record) -> Option<Write> {
     Some(Write::RecordKey { key, member: record.member.clone() })
 }
 
+/// Of groups the number: whom others may write to is no audit, and the list may be long.
 pub(super) fn joined_payload(lease: &Lease) -> serde_json::Value {
     let record = &lease.record;
     if record.proven {
         json!({
             "pubkey": record.member_pubkey,
             "session_pubkey": record.session_pubkey,
-            "groups": record.groups,
+            "groups": record.groups.len(),
             "via": "session_hello",
             "role": record.role(),
         })
     } else {
         json!({
             "pubkey": record.pubkey(),
-            "groups": record.groups,
+            "groups": record.groups.len(),
             "restored": lease.saved.is_some(),
             "role": record.role(),
         })

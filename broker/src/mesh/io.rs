@@ -16,8 +16,8 @@ pub use self::size::LONG_ANSWER;
 use super::carried;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim, Envelope, Epoch, Grants,
-    Identity, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueId, Seq, StoredMessage,
-    Target, Topic, Verified, VerifiedSlice,
+    Identity, Membership, MeshCommit, Moderation, Outcome, Page, PageLimit, QueueBytes, QueueId,
+    Seq, StoredMessage, Target, Topic, Verified, VerifiedSlice,
 };
 
 /// Milliseconds of a clock that never goes back. Only differences mean anything.
@@ -146,6 +146,13 @@ pub enum Input {
     /// Whether another may own the mesh by now, unseen: then nothing is said that the store's fence
     /// has not let through.
     Doubt(bool),
+    /// How the members stand that are here, as the store has it.
+    Membership {
+        /// When it was asked.
+        asked: Ms,
+        /// What it says.
+        membership: Arc<Membership>,
+    },
     /// A hook told a session's status.
     Hook {
         /// Whose.
@@ -186,6 +193,8 @@ pub enum Question {
         /// Keys that leases claim without proof.
         claims: Vec<Arc<str>>,
     },
+    /// How much waits?
+    QueueBytes,
     /// Which topic is this?
     Topic {
         /// An id or a name.
@@ -241,6 +250,8 @@ pub enum Answer {
         /// Claimed keys that are a member's, or proven.
         taken: Vec<Arc<str>>,
     },
+    /// To [`Question::QueueBytes`].
+    QueueBytes(QueueBytes),
     /// To [`Question::Topic`].
     Topic(Option<Topic>),
     /// To [`Question::Moderation`].

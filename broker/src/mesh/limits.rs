@@ -24,8 +24,15 @@ pub struct Limits {
     pub offline_queue: bool,
     /// How long a status holds.
     pub status: StatusLimits,
-    /// How long a kicked session stays out, in milliseconds; 0 is not at all.
+    /// How long a kicked connection without a proven key stays out, in milliseconds; 0 is not at
+    /// all.
     pub kick_cooldown_ms: Ms,
+    /// How long a kicked session's proven key stays out, likewise.
+    pub kick_session_ms: Ms,
+    /// Bytes of bodies that may wait in the mesh.
+    pub mesh_queue_bytes: u64,
+    /// Bytes of bodies that may wait for one recipient.
+    pub recipient_queue_bytes: u64,
     /// Leases one member may have where there are other members.
     pub member_sessions: usize,
     /// Hellos per minute one member may say; 0 is no limit. As many at once as the mesh has places.

@@ -84,7 +84,7 @@ impl Mesh {
         let Undecided { conn, number, command, key, refusal, .. } = undecided;
         let Command::Send(send) = &*command else { return };
         let reached = identity.map(|known| known.and_then(|known| absent(&known, send)));
-        let gone = |reached: &Reached| self.revoked.contains_key(&reached.1);
+        let gone = |reached: &Reached| self.is_barred(&reached.1);
         let reached = reached.map(|found| found.filter(|reached| !gone(reached)));
         match (reached, self.roster.of_conn(conn)) {
             (Ok(Some(reached)), Some(no)) => {

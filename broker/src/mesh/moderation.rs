@@ -4,7 +4,7 @@
 //! executed under an epoch before: then it is answered as it was then. What follows is one unit:
 //! the departures, the ban, the entry of the audit, and the note that the command is done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use protocol::client::{Request, Selection, Verb};
@@ -15,33 +15,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::audit;
+use super::beside::Removal;
 use super::io::{ConnId, Ms, Now, Question};
 use super::pipeline::{Left, Then};
 use super::query::{Asked, NoAnswer, error};
 use super::roster::{Lease, LeaseNo};
 use super::state::Mesh;
-use crate::model::{Ban, Member, Moderation, Sender, Target, Write};
+use crate::model::{Ban, Member, Moderation, Sender, Seq, Target, Write};
 
 /// How long what was read of a member before its ban may be on its way: the wait for an answer,
 /// and a read that began at its end.
-const REVOKED_MS: Ms = 2 * RESULT_TIMEOUT_MS;
-
-/// Session keys that were kicked, and until when they stay out.
-#[derive(Debug, Default)]
-pub(crate) struct Cooldowns(HashMap<String, Ms>);
-
-impl Cooldowns {
-    fn start(&mut self, key: &str, now: Ms, lasts: Ms) {
-        self.0.retain(|_, until| *until > now);
-        if lasts > 0 {
-            self.0.insert(key.to_owned(), now + lasts);
-        }
-    }
-
-    pub(crate) fn holds(&self, key: &str, now: Ms) -> bool {
-        self.0.get(key).is_some_and(|until| *until > now)
-    }
-}
+pub(super) const REVOKED_MS: Ms = 2 * RESULT_TIMEOUT_MS;
 
 /// What became of a command, as its repetition is told.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -100,8 +84,11 @@ impl Mesh {
         let Ok(known) = answer else {
             return Err(("unavailable", "the store cannot be asked now".to_owned()));
         };
+        let here = self.member_of(conn);
         let may = |caller: &Member| {
-            caller.may_moderate() && !caller.revoked && !self.revoked.contains_key(&caller.id)
+            let is_here = here.as_ref() == Some(&caller.id);
+            let barred = self.may_not_moderate(&caller.id, is_here);
+            caller.may_moderate() && !caller.revoked && !barred
         };
         let caller = known.caller.filter(may);
         let Some(caller) = caller else {
@@ -154,13 +141,15 @@ impl Mesh {
             (false, false) => close::DISCONNECTED,
             (false, true) => close::DISCONNECTED_STALE,
         };
+        let mut kicks = Vec::new();
         for no in ended.iter().filter(|_| kick) {
             if let Some(lease) = self.roster.get(*no) {
-                self.cooldowns.start(&lease.record.key, now.mono, self.limits.kick_cooldown_ms);
+                kicks.extend(self.cooldowns.start(&lease.record, now.mono, &self.limits));
             }
         }
         let reply = Some((conn, number, Some(done.frame(request))));
         let (mut writes, left) = self.end(now, ended, close, Left { reply, ..Left::default() });
+        writes.extend(kicks);
         writes.push(done.write(conn, number));
         self.pipeline.push(writes, Then::Left(Box::new(left)));
     }
@@ -188,7 +177,7 @@ impl Mesh {
     }
 
     /// The departures of these leases, their connections closed when it is durable.
-    fn end(
+    pub(super) fn end(
         &mut self,
         now: Now,
         leases: Vec<LeaseNo>,
@@ -199,6 +188,7 @@ impl Mesh {
         for no in &leases {
             let conn = self.roster.get(*no).and_then(Lease::conn);
             left.conns.extend(conn.map(|conn| (conn, close)));
+            self.ending.extend(conn);
             writes.extend(self.departure(now, *no));
         }
         left.leases = leases;
@@ -241,7 +231,8 @@ impl Mesh {
             writes.push(Write::Revoke { member: member.clone(), at: now.wall });
             let presences = presences.clone();
             writes.push(Write::Purge { member: member.clone(), presences });
-            self.revoked.insert(member, now.mono + REVOKED_MS);
+            let until = now.mono + REVOKED_MS;
+            self.revoked.insert(member, Removal { until, up_to: Seq::MAX, by_command: true });
         }
         let payload = json!({ "target": found.display_name, "targetPubkey": found.pubkey });
         writes.push(self.audited(conn, caller, "member_banned", &payload, now));
@@ -259,19 +250,32 @@ impl Mesh {
         caller: &Member,
         matching: &[Member],
     ) -> Result<(), (&'static str, String)> {
-        let not_found = || ("not_found", format!("no banned peer \"{target}\""));
-        let found = matching.first().ok_or_else(not_found)?;
         only_one(target, matching)?;
-        let done = Done { names: vec![found.display_name.clone()], skipped: Vec::new() };
-        let mut writes = vec![Write::Reinstate { member: found.id.clone() }];
+        let found = matching.first();
+        let lifted = self.cooldowns.lift(now.mono, target, matching);
+        let name = found.map(|member| member.display_name.clone());
+        let name = name.or_else(|| lifted.as_ref().map(|(name, _)| name.clone()));
+        let Some(name) = name else {
+            return Err(("not_found", format!("no banned peer \"{target}\"")));
+        };
+        let mut writes = Vec::new();
+        writes.extend(found.map(|member| Write::Reinstate { member: member.id.clone() }));
+        let keys = lifted.map(|(_, keys)| keys).filter(|keys| !keys.is_empty());
+        writes.extend(keys.map(Write::LiftKicks));
         for member in matching {
             self.revoked.remove(&member.id);
         }
-        let payload = json!({ "target": found.display_name });
+        let payload = json!({ "target": name });
+        let done = Done { names: vec![name], skipped: Vec::new() };
         writes.push(self.audited(conn, caller, "member_unbanned", &payload, now));
         writes.push(done.write(conn, number));
-        let frame = Some(done.frame(request));
-        self.pipeline.push(writes, Then::Done { conn, number, frame, tell: None });
+        let reinstated = found.is_some();
+        if reinstated {
+            self.reinstated.begin();
+        }
+        let reply = Some((conn, number, Some(done.frame(request))));
+        let left = Left { reply, reinstated, ..Left::default() };
+        self.pipeline.push(writes, Then::Left(Box::new(left)));
         Ok(())
     }
 

@@ -85,10 +85,14 @@ impl Mesh {
         for member in &left.banned {
             self.delivery.forget_member(member);
         }
+        if left.reinstated {
+            self.reinstated.durable(now.mono);
+        }
         if let Some((conn, number, frame)) = left.reply {
             self.out.push(Effect::Result { conn, number, frame });
         }
         for (conn, close) in left.conns {
+            self.ending.remove(&conn);
             self.out.push(Effect::Close { conn, close });
         }
     }

@@ -69,6 +69,8 @@ pub(crate) struct Left {
     pub(crate) reply: Option<(ConnId, u64, Option<Frame>)>,
     /// Members of whom nothing is to be delivered any more, nor to them.
     pub(crate) banned: Vec<MemberId>,
+    /// Somebody was let in again.
+    pub(crate) reinstated: bool,
 }
 
 /// See the module.

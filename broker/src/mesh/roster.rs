@@ -138,6 +138,8 @@ pub(crate) struct Lease {
     pub(crate) status_since: Ms,
     /// When its peer last showed that it lives.
     pub(crate) heard: Ms,
+    /// When the store was asked who it is, or, of a lease found in the store, when it was found.
+    pub(crate) checked_at: Ms,
     pub(crate) sender: Arc<Sender>,
     replaced: VecDeque<Ms>,
     /// Its row in `peers_list`, whole and short, once somebody has asked.
@@ -172,6 +174,7 @@ impl Lease {
             saved: None,
             status_since: now,
             heard: now,
+            checked_at: now,
             sender,
             replaced: VecDeque::new(),
             rows: OnceLock::new(),
@@ -312,6 +315,11 @@ impl Lease {
 /// An empty name is not given.
 pub(crate) fn given(name: Option<&String>) -> Option<&String> {
     name.filter(|name| !name.is_empty())
+}
+
+/// What a session with this proven key is recognized by.
+pub(crate) fn session_presence_key(key: &str) -> String {
+    serde_json::json!(["session", key]).to_string()
 }
 
 /// What an attach finds under its key.

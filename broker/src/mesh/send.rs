@@ -15,12 +15,13 @@ use super::lookup::Undecided;
 use super::mentions::mentions;
 use super::pipeline::{self, Then};
 use super::query::Asked;
+use super::room::Wanted;
 use super::roster::LeaseNo;
 use super::state::Mesh;
 use super::targets::{self, Nobody, Reached, Resolved};
 use crate::model::{
-    Accept, AcceptKey, Accepted, AuditRow, Capability, Envelope, History, Lane, QUEUE_QUOTA,
-    QueueId, Recipient, Sender, Topic, Write,
+    Accept, AcceptKey, Accepted, AuditRow, Capability, Envelope, History, Lane, QueueId, Recipient,
+    Sender, Topic, Write,
 };
 
 /// Why a send is refused: a label for the metric, and words for the client. Words that clients
@@ -63,6 +64,13 @@ impl Mesh {
             return self.wait_for(fact, conn, number, command);
         }
         let key = accept_key(send, conn, number);
+        if may_send {
+            match self.room.wants(&self.limits, body_bytes(send), now.mono) {
+                Wanted::Wait => return self.wait_for(Fact::QueueBytes, conn, number, command),
+                Wanted::Ask => self.ask_queue_bytes(),
+                Wanted::Nothing => {}
+            }
+        }
         match self.address(now, no, send) {
             Ok(to) => self.accept(now, (conn, number), no, send, key, to),
             Err(refusal) => {
@@ -88,15 +96,25 @@ impl Mesh {
             let question = match &fact {
                 Fact::Grants => self.grants_question(),
                 Fact::Topic(spec) => Question::Topic { spec: spec.clone() },
+                Fact::QueueBytes if self.room.is_asking() => return,
+                Fact::QueueBytes => return self.ask_queue_bytes(),
             };
             self.ask(question, Asked::Fact(fact));
         }
+    }
+
+    fn ask_queue_bytes(&mut self) {
+        self.room.ask(self.clock);
+        self.ask(Question::QueueBytes, Asked::Fact(Fact::QueueBytes));
     }
 
     /// The store has told what sends waited for, or could not.
     pub(super) fn informed(&mut self, now: Now, fact: Fact, answer: Option<Answer>) {
         let waiting = self.facts.answered(&fact);
         let told = answer.is_some();
+        if fact == Fact::QueueBytes && !told {
+            self.room.answered(None, now.mono);
+        }
         match (fact, answer) {
             (Fact::Grants, Some(Answer::Grants { grants, taken })) => {
                 self.facts.learn_grants(grants, now.mono);
@@ -106,6 +124,9 @@ impl Mesh {
             }
             (Fact::Topic(spec), Some(Answer::Topic(topic))) => {
                 self.facts.learn_topic(spec, topic, now.mono);
+            }
+            (Fact::QueueBytes, Some(Answer::QueueBytes(bytes))) => {
+                self.room.answered(Some(bytes), now.mono);
             }
             _ => {
                 for conn in &waiting {
@@ -205,6 +226,7 @@ impl Mesh {
     fn has_room(&self, send: &Send, recipient: &Recipient) -> bool {
         let lane = Lane::of(send.priority);
         self.delivery.has_room(&QueueId { recipient: recipient.clone(), lane })
+            && self.room.fits(&self.limits, recipient, body_bytes(send))
     }
 
     pub(super) fn accept(
@@ -237,6 +259,7 @@ impl Mesh {
             topic: to.topic.as_ref().map(|topic| topic.name.clone()),
             created_at: now.wall,
         });
+        self.room.accept(&to.recipients, envelope.body_bytes());
         let accept = Accept { envelope: envelope.clone(), recipients: to.recipients.clone() };
         let mut writes = vec![Write::Accept(accept)];
         writes.extend(to.topic.map(|topic| {
@@ -264,6 +287,7 @@ impl Mesh {
     pub(super) fn accepted(&mut self, accepted: pipeline::Accepted, original: Option<Accepted>) {
         let pipeline::Accepted { conn, number, ack_id, envelope, recipients, held, skipped } =
             accepted;
+        self.room.settle(&recipients, envelope.body_bytes(), original.is_none());
         if let Some(original) = original {
             self.repeat(conn, number, ack_id, &original, envelope.fingerprint.as_deref());
             return;
@@ -338,8 +362,8 @@ fn no_recipient() -> Refusal {
 }
 
 fn queue_full() -> Refusal {
-    let text = format!("queue_full: {QUEUE_QUOTA} messages wait for this recipient, try later");
-    Refusal { label: "queue_full", text }
+    let text = "queue_full: too much waits for this recipient or in this mesh, try later";
+    Refusal { label: "queue_full", text: text.to_owned() }
 }
 
 /// `message_sent`, in canonical JSON. On the hot path, so it is written as it comes out.
@@ -359,6 +383,10 @@ fn accept_key(send: &Send, conn: ConnId, number: u64) -> AcceptKey {
 
 pub(super) fn given(text: Option<&String>) -> Option<String> {
     text.filter(|text| !text.is_empty()).cloned()
+}
+
+fn body_bytes(send: &Send) -> u64 {
+    (send.nonce.len() + send.ciphertext.len()) as u64
 }
 
 fn units(text: &str) -> usize {

@@ -5,10 +5,11 @@
 //! may change beside us), [`Expiries`] and the limits. This file feeds them, and says what is due as
 //! time passes; [`activation`](super::activation) starts them. [`commands`](super::commands) are what
 //! comes from connections: [`attach`](super::attach), [`departure`](super::departure),
-//! [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation) and
+//! [`send`](super::send), [`presence`](super::presence), [`moderation`](super::moderation),
+//! [`beside`](super::beside) and
 //! [`query`](super::query) say what each does, [`outcome`](super::outcome) what follows its commit.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::{MemberId, MeshId};
@@ -17,14 +18,16 @@ use sha2::{Digest, Sha256};
 
 use super::attach::Arrival;
 use super::audit::Chain;
+use super::beside::{Reinstated, Removal};
+use super::cooldown::Cooldowns;
 use super::delivery::{self, Delivery};
 use super::facts::Facts;
 use super::io::{Command, ConnId, Count, Effect, Input, Ms, Now, Question, Ticket};
 use super::limits::{Buckets, Limits, Seen};
 use super::missed::Missed;
-use super::moderation::Cooldowns;
 use super::pipeline::{Left, Pipeline, Then};
 use super::query::Asked;
+use super::room::Room;
 use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
 use crate::model::{Envelope, Epoch, LeaseRow, MeshCommit, Seq, Verified};
@@ -80,9 +83,14 @@ pub struct Mesh {
     pub(super) facts: Facts,
     pub(super) expiries: Expiries,
     pub(super) cooldowns: Cooldowns,
-    /// Members removed a moment ago, and until when what was read of them before may still be on
-    /// its way.
-    pub(super) revoked: HashMap<MemberId, Ms>,
+    pub(super) room: Room,
+    /// Members removed a moment ago.
+    pub(super) revoked: HashMap<MemberId, Removal>,
+    pub(super) reinstated: Reinstated,
+    /// Connections that end with a commit under way: what they ask meanwhile is refused.
+    pub(super) ending: HashSet<ConnId>,
+    /// When the last input came in.
+    pub(super) clock: Ms,
     /// Presences that are not announced yet, and when they will be.
     pub(super) news: BTreeSet<(Ms, LeaseNo)>,
     /// Whom an owner before may have announced: no edge has said so yet.
@@ -136,7 +144,11 @@ impl Mesh {
             facts: Facts::default(),
             expiries: Expiries::default(),
             cooldowns: Cooldowns::default(),
+            room: Room::default(),
             revoked: HashMap::new(),
+            reinstated: Reinstated::default(),
+            ending: HashSet::new(),
+            clock: 0,
             news: BTreeSet::new(),
             unsure: BTreeSet::new(),
             recalling: BTreeSet::new(),
@@ -214,8 +226,9 @@ impl Mesh {
 
     /// Takes one input in. What it causes is collected by [`drain`](Self::drain).
     pub fn apply(&mut self, now: Now, input: Input) {
+        self.clock = now.mono;
         if !self.revoked.is_empty() {
-            self.revoked.retain(|_, until| *until > now.mono);
+            self.revoked.retain(|_, removal| removal.until > now.mono);
         }
         match input {
             Input::Activated { activation: Some(activation), entropy, edges } => {
@@ -235,10 +248,12 @@ impl Mesh {
                 self.pong(conn, nonce);
             }
             Input::Alive(conn) => self.heard(now, conn),
+            Input::Membership { asked, membership } => self.reviewed(now, asked, &membership),
             Input::Hook { presence, status } => self.hook(now, &presence, status),
             Input::MemberJoined(key) => self.end_claims(now, &key),
             Input::Lost(conn) => {
                 self.inbound.remove(&conn);
+                self.ending.remove(&conn);
                 self.detach(now, conn, None, (false, None));
             }
             Input::EdgeLost { process, ago_ms } => self.edge_lost(now, process, ago_ms),
@@ -297,7 +312,8 @@ impl Mesh {
 
     /// Grants are asked again when an envelope leaves: it may have waited for days.
     fn admits(&self, lease: &Lease, envelope: &Envelope) -> bool {
-        if self.revoked.contains_key(&envelope.sender.member) {
+        let removal = self.revoked.get(&envelope.sender.member);
+        if removal.is_some_and(|removal| envelope.seq <= removal.up_to) {
             return false;
         }
         let wanted = envelope.capability();

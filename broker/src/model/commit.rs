@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use protocol::{MemberId, MeshId, MessageId, PresenceId};
 
-use super::{AuditRow, Envelope, Epoch, History, LeaseRow, QueueId, Recipient, Seq, StateChange};
+use super::{
+    AuditRow, Envelope, Epoch, History, Kicked, LeaseRow, QueueId, Recipient, Seq, StateChange,
+};
 
 /// What a mesh asks the store to write under one epoch: units in order, each all or nothing.
 #[derive(Debug, Clone)]
@@ -56,7 +58,8 @@ pub enum Write {
         /// The connection.
         conn: String,
     },
-    /// A session key was proven to be this member's.
+    /// A session key was proven to be this member's. That it was proven again is noted every few
+    /// hours.
     RecordKey {
         /// The key, lower-case hex.
         key: Arc<str>,
@@ -81,6 +84,13 @@ pub enum Write {
         /// One of the rows.
         member: MemberId,
     },
+    /// A proven session key stays out, by the store's clock. Of a mesh at most [`KICKED_MOST`] are
+    /// kept, those with the longest time.
+    ///
+    /// [`KICKED_MOST`]: super::KICKED_MOST
+    Kick(Kicked),
+    /// These session keys may come back.
+    LiftKicks(Vec<Arc<str>>),
     /// Everything that waits of a member, or for it: for itself, for the session keys it has
     /// proven, for these presences. [`Outcome::Committed`] says how many deliveries.
     Purge {
@@ -175,6 +185,8 @@ pub struct Activation {
     pub queues: Vec<(QueueId, Seq)>,
     /// Every lease.
     pub leases: Vec<StoredLease>,
+    /// Session keys that stay out for a while; at most [`KICKED_MOST`](super::KICKED_MOST).
+    pub kicked: Vec<Kicked>,
     /// Leases that the store has and should not: it had lost its tail, and `leases` come from
     /// elsewhere. They are to be written, and these dropped.
     pub stale_leases: Option<Vec<PresenceId>>,

@@ -70,6 +70,11 @@ impl Envelope {
         body + self.key.as_str().len() + more + 256
     }
 
+    /// Bytes of its body: what the queues are bounded by.
+    pub fn body_bytes(&self) -> u64 {
+        (self.nonce.len() + self.ciphertext.len()) as u64
+    }
+
     /// What its recipients must grant its sender: nothing in a topic, which they joined.
     pub fn capability(&self) -> Option<Capability> {
         match self.target.as_bytes().first() {
@@ -218,6 +223,15 @@ pub struct PageLimit {
 
 /// Deliveries that may wait for one recipient in one lane. At 64 KiB each that is 640 MB of disk.
 pub const QUEUE_QUOTA: usize = 10_000;
+
+/// Bytes of the bodies that wait in a mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueBytes {
+    /// In all: a body that waits for several counts once.
+    pub mesh: u64,
+    /// For each recipient, both lanes together.
+    pub recipients: Vec<(Recipient, u64)>,
+}
 
 /// What `message_status` needs.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,6 @@
 //! Who is in a mesh, and what they may do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use protocol::MemberId;
@@ -166,4 +166,43 @@ pub struct Ban {
     pub pubkey: String,
     /// Milliseconds since the Unix epoch.
     pub revoked_at: i64,
+}
+
+/// Kicked session keys that a mesh remembers: far more than it has places.
+pub const KICKED_MOST: usize = 1_000;
+
+/// A session that was kicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kicked {
+    /// Its proven key, lower-case hex.
+    pub key: Arc<str>,
+    /// Its member.
+    pub member: MemberId,
+    /// Its name.
+    pub name: String,
+    /// How long it still stays out, in milliseconds.
+    pub left_ms: u64,
+}
+
+/// How the members stand that hold leases in a mesh, as the store has it: others may have changed
+/// it beside the broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// The mesh has been archived, or deleted.
+    pub archived: bool,
+    /// Those that have been removed, or deleted.
+    pub removed: BTreeSet<MemberId>,
+    /// Of the others, those that may kick and ban.
+    pub moderators: BTreeSet<MemberId>,
+}
+
+impl Membership {
+    /// Notes a member that holds a lease.
+    pub fn add(&mut self, member: MemberId, removed: bool, moderates: bool) {
+        if removed {
+            self.removed.insert(member);
+        } else if moderates {
+            self.moderators.insert(member);
+        }
+    }
 }

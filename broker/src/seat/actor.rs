@@ -3,10 +3,11 @@
 //! Everything the rules ask of the store is under way here at once, in [`Work`]; its answers come
 //! back as inputs. Effects are carried out in order, and nothing here waits on a peer.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -79,12 +80,29 @@ pub struct Node {
     /// Other questions that peers may ask of the store, of all meshes. Hellos and sends do not wait
     /// behind them.
     pub questions: Semaphore,
-    /// Meshes that run here.
-    pub owned: AtomicUsize,
+    /// Meshes that run here. For a moment an actor that ends and the next may both have one.
+    pub owned: Mutex<BTreeMap<MeshId, usize>>,
     /// Places for meshes that are being taken over.
     pub takeovers: Semaphore,
     /// When the store was last told that this node lives.
     pub last_beat: AtomicU64,
+}
+
+impl Node {
+    /// See [`Node::owned`].
+    pub(super) fn owned(&self) -> MutexGuard<'_, BTreeMap<MeshId, usize>> {
+        // A panic elsewhere cannot leave the map half changed.
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disown(&self, mesh: &MeshId) {
+        if let Entry::Occupied(mut actors) = self.owned().entry(mesh.clone()) {
+            *actors.get_mut() -= 1;
+            if *actors.get() == 0 {
+                actors.remove();
+            }
+        }
+    }
 }
 
 type Work = FuturesUnordered<Pin<Box<dyn Future<Output = Option<SeatInput>> + Send>>>;
@@ -107,7 +125,7 @@ pub(super) struct Actor {
 impl Drop for Actor {
     fn drop(&mut self) {
         if self.counted {
-            self.node.owned.fetch_sub(1, Ordering::Relaxed);
+            self.node.disown(&self.id);
         }
     }
 }
@@ -258,9 +276,9 @@ impl Actor {
         if owned != self.counted {
             self.counted = owned;
             if owned {
-                self.node.owned.fetch_add(1, Ordering::Relaxed);
+                *self.node.owned().entry(self.id.clone()).or_default() += 1;
             } else {
-                self.node.owned.fetch_sub(1, Ordering::Relaxed);
+                self.node.disown(&self.id);
             }
         }
     }
@@ -497,6 +515,7 @@ async fn answer(
             };
             Answer::Grants { grants, taken }
         }
+        Question::QueueBytes => Answer::QueueBytes(store.queue_bytes(mesh).await?),
         Question::Topic { spec } => Answer::Topic(store.topic(mesh, &spec).await?),
         Question::Moderation { caller, command, target } => {
             let known = store.moderation(mesh, &caller, &command, target.as_ref()).await?;

@@ -1,25 +1,31 @@
 //! The door to meshes: find or start the one actor for a mesh, and talk to it.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use protocol::{MeshId, PresenceId};
 use router::link::local::Outbox;
 use router::node::NodeKey;
 use tokio::sync::mpsc;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::actor::{Actor, Node};
 use super::io::SeatInput;
 use super::item::{self, Item, ToOwner};
 use crate::mesh::Hook;
 use crate::mesh::io::{ConnId, Input, Ms, ToEdge};
-use crate::model::{HookPresence, Joined, Joining, NewPending};
+use crate::model::{HookPresence, Joined, Joining, Membership, NewPending};
 use crate::store::StoreError;
 
 /// Messages that wait for one mesh. Senders wait when it is full: TCP pushes back to the peers.
 const INBOX: usize = 4096;
+
+/// How often a mesh is told what has changed: a hello that was read before, and waited for its
+/// answer for 8 s, may have been passed over.
+const TOLD_TIMES: u32 = 10;
+/// How long a mesh with a full inbox is waited for.
+const TELL: Duration = Duration::from_secs(1);
 
 /// What an actor is told.
 #[derive(Debug)]
@@ -113,7 +119,7 @@ impl Directory {
 
     /// Meshes that run here.
     pub fn owned(&self) -> usize {
-        self.node.owned.load(Ordering::Relaxed)
+        self.node.owned().len()
     }
 
     /// Another node says something about a mesh. Never waits: what a busy seat has no room for is
@@ -133,6 +139,37 @@ impl Directory {
         } else if let Some(answer) = said.unseated().and_then(|said| item::encode(&mesh, &said)) {
             self.node.cluster.say(from, answer);
         }
+    }
+
+    /// Tells the meshes that run here how their members stand in the store: once more often than
+    /// it is news, for what is told may be older than what a mesh has just done.
+    pub async fn review(&self, told: &mut HashMap<MeshId, Reviewed>) -> Result<(), StoreError> {
+        let meshes: Vec<_> = self.node.owned().keys().cloned().collect();
+        if meshes.is_empty() {
+            told.clear();
+            return Ok(());
+        }
+        let asked = self.node.clock.now().mono;
+        let found = self.node.store.memberships(&meshes).await?;
+        let mut sending = Vec::new();
+        let mut next = HashMap::with_capacity(found.len());
+        for (mesh, membership) in found {
+            let before = told.remove(&mesh).filter(|told| *told.membership == membership);
+            let new = || Reviewed { membership: Arc::new(membership), times: 0 };
+            let mut now = before.unwrap_or_else(new);
+            let acts = now.membership.archived || !now.membership.removed.is_empty();
+            if acts || now.times < TOLD_TIMES {
+                now.times += 1;
+                let membership = now.membership.clone();
+                let inbox = self.running(&mesh);
+                sending.extend(inbox.map(|inbox| tell(inbox, asked, membership)));
+            }
+            next.insert(mesh, now);
+        }
+        *told = next;
+        // Each waits for a busy mesh by itself.
+        join_all(sending).await;
+        Ok(())
     }
 
     /// The node that a mesh belongs to, if that is another.
@@ -165,6 +202,18 @@ impl Directory {
     fn running(&self, mesh: &MeshId) -> Option<mpsc::Sender<Message>> {
         lock(&self.meshes).get(mesh).filter(|inbox| !inbox.is_closed()).cloned()
     }
+}
+
+/// What a mesh was told of its members.
+#[derive(Debug)]
+pub struct Reviewed {
+    membership: Arc<Membership>,
+    times: u32,
+}
+
+async fn tell(inbox: mpsc::Sender<Message>, asked: Ms, membership: Arc<Membership>) {
+    let message = Message::Input(Input::Membership { asked, membership });
+    let _ = timeout(TELL, inbox.send(message)).await;
 }
 
 /// The door to one mesh. Cheap to clone; the actor lives at least as long.

@@ -12,6 +12,7 @@
 )]
 
 mod accepting;
+mod bounds;
 mod leases;
 mod ledger;
 mod meshes;
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use protocol::{MemberId, MeshId};
 
 pub use accepting::*;
+pub use bounds::*;
 pub use leases::*;
 pub use ledger::*;
 pub use meshes::*;
@@ -54,8 +56,8 @@ pub trait Backend: Send + Sync {
     async fn archive(&self, mesh: &MeshId);
 
     /// Runs one statement on the tables. In it, `{mesh}` and `{broker}` stand for what comes before
-    /// the name of a table that is the reference's or ours, `{now}` and `{yesterday}` for times as
-    /// columns hold them, `{ms}` for the store's clock in milliseconds since the Unix epoch, as
+    /// the name of a table that is the reference's or ours, `{now}`, `{yesterday}`, `{seven_days_ago}` and
+    /// `{nine_days_ago}` for times as columns hold them, `{ms}` for the store's clock in milliseconds since the Unix epoch, as
     /// text.
     async fn run(&self, statement: &str);
 
@@ -135,6 +137,12 @@ macro_rules! each_store_promise {
             a_reader_sees_its_own_messages_only,
             hooks_find_presences_by_session_or_process,
             a_status_waits_for_its_presence,
+            memberships_tell_who_was_removed_and_who_moderates,
+            a_kicked_key_stays_out_until_its_time_is_over,
+            no_more_kicks_are_kept_than_a_mesh_remembers,
+            bytes_that_wait_are_known,
+            session_keys_are_forgotten_when_nobody_proves_them,
+            a_proof_is_noted_every_few_hours,
         }
     };
 }
@@ -150,6 +158,7 @@ mod tests {
         let listed = each_store_promise!(names);
         let files = [
             include_str!("contract/accepting.rs"),
+            include_str!("contract/bounds.rs"),
             include_str!("contract/leases.rs"),
             include_str!("contract/ledger.rs"),
             include_str!("contract/meshes.rs"),

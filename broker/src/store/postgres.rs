@@ -34,9 +34,9 @@ use self::session::Reader;
 use super::{Claim, Retained, Store, StoreError};
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
-    HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
-    StoredMessage, Target, Topic, User,
+    HookPresence, HookTarget, Identity, Joined, Joining, Membership, MeshCommit, MeshRow,
+    Moderation, NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueBytes, QueueId, Seq,
+    Standing, StoredMessage, Target, Topic, User,
 };
 
 /// See the module.
@@ -166,6 +166,13 @@ impl Store for Postgres {
         identity::identify(self, mesh, claim).await
     }
 
+    async fn memberships(
+        &self,
+        meshes: &[MeshId],
+    ) -> Result<Vec<(MeshId, Membership)>, StoreError> {
+        identity::memberships(self, meshes).await
+    }
+
     async fn grants(&self, mesh: &MeshId) -> Result<Vec<(MemberId, Grants)>, StoreError> {
         identity::grants(self, mesh).await
     }
@@ -235,6 +242,10 @@ impl Store for Postgres {
         prefix: &str,
     ) -> Result<Vec<StoredMessage>, StoreError> {
         queue::messages(self, mesh, prefix).await
+    }
+
+    async fn queue_bytes(&self, mesh: &MeshId) -> Result<QueueBytes, StoreError> {
+        queue::bytes(self, mesh).await
     }
 
     async fn queue_depth(&self) -> Result<u64, StoreError> {

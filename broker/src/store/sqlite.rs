@@ -37,9 +37,9 @@ use super::{Claim, Retained, Store, StoreError};
 use crate::clock::wall_ms;
 use crate::model::{
     AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Claim as Claimed, Epoch, Grants,
-    HookPresence, HookTarget, Identity, Joined, Joining, MeshCommit, MeshRow, Moderation,
-    NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueId, Seq, Standing,
-    StoredMessage, Target, Topic, User,
+    HookPresence, HookTarget, Identity, Joined, Joining, Membership, MeshCommit, MeshRow,
+    Moderation, NewInvite, NewMesh, NewPending, Outcome, Page, PageLimit, QueueBytes, QueueId, Seq,
+    Standing, StoredMessage, Target, Topic, User,
 };
 
 /// How long a statement waits for another process that writes.
@@ -187,6 +187,10 @@ impl Store for Sqlite {
         within(identity::identify(&self.reader, mesh, claim)).await
     }
 
+    async fn memberships(&self, meshes: &[MeshId]) -> StoreResult<Vec<(MeshId, Membership)>> {
+        within(identity::memberships(&self.reader, meshes)).await
+    }
+
     async fn grants(&self, mesh: &MeshId) -> StoreResult<Vec<(MemberId, Grants)>> {
         within(identity::grants(&self.reader, mesh)).await
     }
@@ -248,6 +252,10 @@ impl Store for Sqlite {
 
     async fn messages(&self, mesh: &MeshId, prefix: &str) -> StoreResult<Vec<StoredMessage>> {
         within(queue::messages(&self.reader, mesh, prefix)).await
+    }
+
+    async fn queue_bytes(&self, mesh: &MeshId) -> StoreResult<QueueBytes> {
+        within(queue::bytes(&self.reader, mesh)).await
     }
 
     async fn queue_depth(&self) -> StoreResult<u64> {

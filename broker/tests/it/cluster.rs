@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::support::cluster::Cluster;
 use crate::support::node::Mesh;
 use crate::support::peer::TestPeer;
+use crate::support::socket::Socket;
 use crate::support::until;
 
 /// Three nodes, and a mesh on the first; Ana is connected to the second, Ben to the third.
@@ -61,6 +62,32 @@ async fn moderation_reaches_whoever_is_meant_wherever_it_is() {
     assert_eq!(kicked["kicked"].as_array().map(Vec::len), Some(1), "{kicked}");
     assert_eq!(ben.close_frame().await, (4001, "kicked".to_owned()));
     ana.expect_event("peer_left", "ben").await;
+}
+
+#[tokio::test]
+async fn a_member_revoked_in_the_database_is_disconnected_wherever_it_is() {
+    let (cluster, mesh, mut ana, mut ben) = apart(&[]).await;
+    cluster.nodes[0].revoke(&mesh, "ben").await;
+    assert_eq!(ben.close_frame().await, (4002, "banned".to_owned()));
+    ana.expect_event("peer_left", "ben").await;
+}
+
+#[tokio::test]
+async fn a_kicked_session_stays_out_at_every_node_and_under_the_next_owner() {
+    let (mut cluster, _mesh, mut ana, mut ben) = apart(&[]).await;
+    ana.ask(json!({"type": "kick", "target": "ben"})).await;
+    assert_eq!(ben.close_frame().await, (4001, "kicked".to_owned()));
+    cluster.nodes[0].kill();
+    for node in &cluster.nodes[1..] {
+        until("the next owner keeps it out", async || {
+            let mut socket = Socket::open(&node.address()).await;
+            socket.post(&ben.hello.frame()).await;
+            let first = socket.take("an answer", |frame| frame["type"] != "push").await;
+            assert_ne!(first["type"], "hello_ack", "{first}");
+            first["code"] == "kicked"
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -7,11 +7,13 @@
 
 mod adoption;
 mod audit;
+mod beside;
 mod claims;
 mod cluster;
 mod conformance;
 mod crowds;
 mod fallback;
+mod growth;
 mod hostile;
 mod identities;
 mod joining;

@@ -10,6 +10,8 @@ use crate::support::until;
 on_each_store!(
     only_owner_and_admins_moderate,
     a_kicked_session_stays_out_for_a_while,
+    a_kick_outlives_the_owner,
+    an_unban_lifts_a_kick,
     a_kick_leaves_a_members_own_connection_alone,
     a_disconnected_peer_may_come_back,
     connections_are_chosen_by_target_or_silence_or_all,
@@ -37,7 +39,7 @@ async fn only_owner_and_admins_moderate(kind: Kind) {
 
 /// Defect 34: daemons are back within a second.
 async fn a_kicked_session_stays_out_for_a_while(kind: Kind) {
-    let (node, mut ana, mut ben, _) = ana_and_ben(kind, &[("KICK_COOLDOWN_SECONDS", "2")]).await;
+    let (node, mut ana, mut ben, _) = ana_and_ben(kind, &[("KICK_SESSION_SECONDS", "2")]).await;
     let ack = ana.ask(json!({"type": "kick", "target": "ben"})).await;
     assert_eq!(ack["type"], "kick_ack");
     assert_eq!((&ack["kicked"], &ack["affected"]), (&json!(["ben"]), &json!(["ben"])));
@@ -53,6 +55,72 @@ async fn a_kicked_session_stays_out_for_a_while(kind: Kind) {
     assert_eq!(ana.events().await, []);
     until("the key may come back", async || may_come(&node, &ben.hello).await).await;
     ana.expect_event("peer_joined", "ben").await;
+}
+
+/// What a hello is refused with.
+async fn refusal(node: &Node, hello: &Hello) -> Value {
+    let mut socket = Socket::open(&node.address()).await;
+    socket.post(&hello.frame()).await;
+    let error = socket.take("the refusal", |frame| frame["type"] == "error").await;
+    assert_eq!(socket.close_frame().await, (4001, "kicked".into()));
+    error
+}
+
+/// Daemons try again for ever: their key stays out, and another session of theirs may come.
+async fn a_kick_outlives_the_owner(kind: Kind) {
+    let (mut node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
+    ana.ask(json!({"type": "kick", "target": "ben"})).await;
+    assert_eq!(ben.close_frame().await.0, 4001);
+    for _ in 0..2 {
+        node.kill();
+        node.restart().await;
+        let error = refusal(&node, &ben.hello).await;
+        assert_eq!(error["code"], "kicked");
+        let text = error["message"].as_str().unwrap();
+        let until = text.split_once("until ").expect("it says until when").1;
+        assert!(until.ends_with('Z') && until.starts_with("20"), "{text}");
+    }
+    TestPeer::session(&node, &mesh, "ben").await;
+    TestPeer::member(&node, &mesh, "ben").await;
+}
+
+async fn an_unban_lifts_a_kick(kind: Kind) {
+    let (mut node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
+    let key = ben.hello.pubkey();
+    let member = mesh.member("ben").pubkey.clone();
+    for (restarts, target) in [
+        (false, "ben"),
+        (false, key.as_str()),
+        (true, "ben"),
+        (true, key.as_str()),
+        (true, &member),
+    ] {
+        let ack = ana.ask(json!({"type": "kick", "target": key})).await;
+        assert_eq!(ack["kicked"], json!(["ben"]), "{ack}");
+        assert_eq!(ben.close_frame().await.0, 4001);
+        if restarts {
+            node.kill();
+            node.restart().await;
+            ana.take_over().await;
+        }
+        refusal(&node, &ben.hello).await;
+        let error = ana.ask(json!({"type": "unban", "target": "nobody"})).await;
+        assert_eq!(error["code"], "not_found");
+        if target == member {
+            ana.ask(json!({"type": "ban", "target": member})).await;
+        }
+        let ack = ana.ask(json!({"type": "unban", "target": target})).await;
+        assert_eq!((&ack["type"], &ack["unbanned"]), (&json!("unban_ack"), &json!("ben")));
+        let again = ana.ask(json!({"type": "unban", "target": target})).await;
+        assert_eq!(again["code"], "not_found", "{again}");
+        ben.reconnect().await;
+    }
+    let query = json!({"type": "audit_query", "eventType": "member_unbanned"});
+    let told = ana.ask(query).await;
+    assert_eq!(told["total"], 5);
+    assert_eq!(told["entries"][1]["payload"], json!({"target": "ben"}));
+    // By another node's words, or another's rows: the store knows of none that is kicked.
+    assert_eq!(node.count("SELECT count(*) FROM broker.kicked").await, 0);
 }
 
 async fn a_kick_leaves_a_members_own_connection_alone(kind: Kind) {
@@ -79,7 +147,7 @@ async fn a_disconnected_peer_may_come_back(kind: Kind) {
 }
 
 async fn connections_are_chosen_by_target_or_silence_or_all(kind: Kind) {
-    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[("KICK_COOLDOWN_SECONDS", "0")]).await;
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[("KICK_SESSION_SECONDS", "0")]).await;
     for nothing in [json!({}), json!({"target": "nobody"}), json!({"stale": 3_600_000})] {
         let mut kick = nothing;
         kick["type"] = json!("kick");
@@ -219,7 +287,7 @@ async fn a_banned_key_does_not_rejoin_by_invite(kind: Kind) {
 /// Defect 3.
 async fn kicked_peers_hold_no_place(kind: Kind) {
     let (node, mut ana, ben, mesh) =
-        ana_and_ben(kind, &[("MAX_CONNECTIONS_PER_MESH", "3"), ("KICK_COOLDOWN_SECONDS", "0")])
+        ana_and_ben(kind, &[("MAX_CONNECTIONS_PER_MESH", "3"), ("KICK_SESSION_SECONDS", "0")])
             .await;
     drop(ben);
     for round in 0..4 {

@@ -72,6 +72,8 @@ fn filled(statement: &str) -> String {
         .replace("{broker}", "broker.")
         .replace("{now}", "now()")
         .replace("{yesterday}", "now() - interval '25 hours'")
+        .replace("{seven_days_ago}", "now() - interval '7 days'")
+        .replace("{nine_days_ago}", "now() - interval '9 days'")
         .replace("{ms}", "(extract(epoch FROM now()) * 1000)::bigint::text")
 }
 

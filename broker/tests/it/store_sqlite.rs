@@ -112,6 +112,8 @@ fn filled(statement: &str) -> String {
         .replace("{broker}", "")
         .replace("{now}", ms)
         .replace("{yesterday}", &format!("{ms} - 90000000"))
+        .replace("{seven_days_ago}", &format!("{ms} - 604800000"))
+        .replace("{nine_days_ago}", &format!("{ms} - 777600000"))
         .replace("{ms}", &format!("CAST({ms} AS TEXT)"))
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::client::wall;
 use crate::faults::Fault;
 use crate::store::Waiting;
-use crate::world::World;
+use crate::world::{ADMIN, Event, World};
 
 /// As clients write them: by name, by id, and of nobody.
 pub(crate) const TOPIC_SPECS: [&str; 4] =
@@ -34,10 +34,16 @@ const STATUSES: [Status; 4] = [Status::Idle, Status::Working, Status::Working, S
 impl World {
     /// Somebody else writes to the store.
     pub(crate) fn interfere(&mut self) {
-        match self.rng.between(0, 9) {
+        match self.rng.between(0, 11) {
             0..=3 => self.change_grants(),
             4 | 5 => self.change_topic(),
             6 => self.remove_or_reinstate(),
+            10 => self.change_role(),
+            11 if self.rng.one_in(8) => {
+                self.archive(true);
+                let until = self.rng.between(500, 12_000);
+                self.at(until, Event::Unarchive);
+            }
             _ => self.hook(),
         }
     }
@@ -114,12 +120,37 @@ impl World {
             row.revoked = true;
             durable.revoked_at.insert(member.clone(), at);
             self.check.removal_changed(now, &member);
+            self.check.removed_beside(now, &member);
             self.fire(Fault::RemovedBeside);
         } else if !self.check.is_banned(&member) {
             row.revoked = false;
             durable.revoked_at.remove(&member);
             self.check.removal_changed(now, &member);
             self.fire(Fault::ReinstatedBeside);
+        }
+    }
+
+    /// A plain member may moderate from now on, or no more.
+    fn change_role(&mut self) {
+        let member = self.any_member();
+        let Some(row) = self.store.now.members.get_mut(&member) else { return };
+        if row.id.as_str() == format!("member-{ADMIN}") || row.owner || row.revoked {
+            return;
+        }
+        let role = if row.role == "admin" { "member" } else { "admin" };
+        role.clone_into(&mut row.role);
+        self.fire(Fault::RoleChangedBeside);
+        self.check.role_changed(self.now, &member);
+    }
+
+    /// The mesh is archived, or opened again.
+    pub(crate) fn archive(&mut self, archived: bool) {
+        if self.store.now.archived != archived {
+            self.store.now.archived = archived;
+            self.check.archived(self.now, archived);
+            if archived {
+                self.fire(Fault::ArchivedBeside);
+            }
         }
     }
 

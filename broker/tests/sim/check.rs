@@ -18,7 +18,7 @@ mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::mesh::{MESH_BYTES, SHORT_LIVED_MS};
+use broker::mesh::{Limits, MESH_BYTES, SHORT_LIVED_MS};
 use broker::seat::{LINK_BYTES, Seat};
 use protocol::{MemberId, PresenceId};
 use serde_json::Value;
@@ -64,6 +64,8 @@ pub(crate) struct Checker {
     words: Words,
     owners: Owners,
     watchers: Watchers,
+    /// Bytes that may wait in the mesh, and for one recipient.
+    queue_limits: (u64, u64),
     /// What the commits show to have happened.
     pub(crate) coverage: Coverage,
 }
@@ -86,6 +88,7 @@ impl Checker {
             words: Words::default(),
             owners: Owners::default(),
             watchers: Watchers::default(),
+            queue_limits: (0, 0),
             coverage: Coverage::new(),
         }
     }
@@ -130,6 +133,34 @@ impl Checker {
     /// A member was removed, or let in again, in the store.
     pub(crate) fn removal_changed(&mut self, now: u64, member: &MemberId) {
         self.windows.removed.insert(member.clone(), now);
+        self.removals.reinstated(member);
+    }
+
+    /// It was removed by somebody else than the broker.
+    pub(crate) fn removed_beside(&mut self, now: u64, member: &MemberId) {
+        self.removals.removed_beside(now, member);
+    }
+
+    pub(crate) fn archived(&mut self, now: u64, archived: bool) {
+        self.windows.archived = Some(now);
+        self.removals.archived(now, archived);
+    }
+
+    pub(crate) fn role_changed(&mut self, now: u64, member: &MemberId) {
+        self.windows.roles.insert(member.clone(), now);
+    }
+
+    /// Somebody asks who is here, and is told.
+    pub(crate) fn lists(&mut self, now: u64, identity: u64) {
+        let Some(member) = self.traffic.member(identity).cloned() else { return };
+        let verdict = self.may_act(now, &member, "is shown who is here");
+        self.note("removals", now, verdict);
+    }
+
+    /// What the histories allow.
+    pub(crate) fn limits(&mut self, limits: &Limits) {
+        self.queue_limits = (limits.mesh_queue_bytes, limits.recipient_queue_bytes);
+        self.windows.short_queues = limits.recipient_queue_bytes < 10_000;
     }
 
     pub(crate) fn is_banned(&self, member: &MemberId) -> bool {

@@ -96,6 +96,11 @@ listed! {
         OneShotLost,
         RemovedBeside,
         ReinstatedBeside,
+        ArchivedBeside,
+        RoleChangedBeside,
+        EndedBeside,
+        KickLifted,
+        QueueFull,
         Restored,
         Purged,
         ItemLost,
@@ -165,6 +170,12 @@ listed! {
         PurgeSkipped,
         /// Whoever is removed is let in by the next owner.
         RemovedLetIn,
+        /// A new owner does not read who was kicked.
+        KickForgotten,
+        /// Nobody is told who was removed beside the broker.
+        RemovalUnheard,
+        /// Queues have no bounds.
+        QueueBytesIgnored,
         /// Everybody may moderate.
         EveryoneModerates,
         /// A command that was executed is executed again.

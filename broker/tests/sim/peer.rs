@@ -305,7 +305,12 @@ impl World {
             if matches!(message.target, Target::Topic(_)) && error.contains("topic") {
                 *self.coverage.entry(Fault::TopicRefused).or_default() += 1;
             }
-            let permanent = ["invalid", "blocked", "topic"].iter().any(|word| error.contains(word))
+            if error.starts_with("queue_full") {
+                *self.coverage.entry(Fault::QueueFull).or_default() += 1;
+            }
+            let permanent = ["invalid", "blocked", "topic", "queue_full"]
+                .iter()
+                .any(|word| error.contains(word))
                 || message.target == Target::Nobody
                 || matches!(message.target, Target::Claimed(_))
                 || (error.starts_with("no connected") && self.rng.one_in(2));

@@ -33,7 +33,10 @@ impl World {
             Some(Planted::WorkingForever) => {
                 (limits.status.hook_fresh_ms, limits.status.working_ms) = (EVER_MS, EVER_MS);
             }
-            Some(Planted::CooldownForgotten) => limits.kick_cooldown_ms = 0,
+            Some(Planted::CooldownForgotten) => limits.kick_session_ms = 0,
+            Some(Planted::QueueBytesIgnored) => {
+                (limits.mesh_queue_bytes, limits.recipient_queue_bytes) = (EVER_MS, EVER_MS);
+            }
             _ => {}
         }
         limits

@@ -49,6 +49,9 @@ pub(crate) struct Durable {
     pub(crate) audit: Vec<AuditRow>,
     pub(crate) beats: BTreeMap<u64, u64>,
     pub(crate) members: BTreeMap<MemberId, Member>,
+    pub(crate) archived: bool,
+    /// Session keys that stay out, and until when.
+    pub(crate) kicked: BTreeMap<Arc<str>, (Kicked, u64)>,
     pub(crate) revoked_at: BTreeMap<MemberId, i64>,
     pub(crate) topics: Vec<Topic>,
     pub(crate) saved: BTreeMap<MemberId, SavedState>,
@@ -137,8 +140,20 @@ impl SimStore {
             audit_hash: from.audit.last().map(|row| row.hash.clone()),
             queues: queues.into_iter().collect(),
             leases: leases.collect(),
+            kicked: self.kicked(from),
             stale_leases: None,
         }
+    }
+
+    fn kicked(&self, from: &Durable) -> Vec<Kicked> {
+        if self.plants(Planted::KickForgotten) {
+            return Vec::new();
+        }
+        let left = |(kicked, until): &(Kicked, u64)| {
+            let left_ms = until.checked_sub(from.taken_at)?;
+            Some(Kicked { left_ms, ..kicked.clone() })
+        };
+        from.kicked.values().filter_map(left).collect()
     }
 
     fn stored(&self, row: &LeaseRow) -> LeaseRow {
@@ -187,6 +202,28 @@ impl SimStore {
 }
 
 impl Durable {
+    /// Bytes that wait.
+    pub(crate) fn queue_bytes(&self) -> QueueBytes {
+        let mut recipients: BTreeMap<Recipient, u64> = BTreeMap::new();
+        let mut bodies: BTreeMap<Seq, u64> = BTreeMap::new();
+        for (queue, seq) in &self.deliveries {
+            let bytes = self.envelopes[seq].envelope.body_bytes();
+            *recipients.entry(queue.recipient.clone()).or_default() += bytes;
+            bodies.insert(*seq, bytes);
+        }
+        QueueBytes { mesh: bodies.values().sum(), recipients: recipients.into_iter().collect() }
+    }
+
+    /// How the members stand that hold leases.
+    pub(crate) fn membership(&self) -> Membership {
+        let mut membership = Membership { archived: self.archived, ..Membership::default() };
+        for (row, _) in self.leases.values() {
+            let member = &self.members[&row.member];
+            membership.add(member.id.clone(), member.revoked, member.may_moderate());
+        }
+        membership
+    }
+
     /// Who is behind a member's key.
     pub(crate) fn member_of(&self, pubkey: &str) -> Option<&Member> {
         self.members.values().find(|member| *member.pubkey == *pubkey)

@@ -112,6 +112,7 @@ impl World {
             (14, None) => json!({"type": "ban"}),
             (_, Some(name)) => json!({"type": "unban", "target": name}),
             (15, _) => json!({"type": "unban", "target": "m3"}),
+            (16 | 17, _) => json!({"type": "unban", "target": name}),
             _ => json!({"type": ends, "target": name}),
         };
         frame["_reqId"] = json!(id);

@@ -34,7 +34,7 @@ use redis::Redis;
 
 pub(crate) const GRACE_MS: u64 = 90_000;
 pub(crate) const WORKING_MS: u64 = 25_000;
-pub(crate) const COOLDOWN_MS: u64 = 10_000;
+pub(crate) const COOLDOWN_MS: u64 = 20_000;
 const LIMITS: Limits = Limits {
     grace_ms: GRACE_MS,
     capacity: 100,
@@ -46,6 +46,9 @@ const LIMITS: Limits = Limits {
     kick_cooldown_ms: COOLDOWN_MS,
     member_sessions: 100,
     hello_rate: 0,
+    kick_session_ms: COOLDOWN_MS,
+    mesh_queue_bytes: 256 << 20,
+    recipient_queue_bytes: 64 << 20,
 };
 
 /// What may happen next.
@@ -82,6 +85,10 @@ pub(crate) enum Event {
     Unheard(u64, NodeKey),
     /// A process that was cut off has had the time to be heard again.
     Healed(u64),
+    /// A process looks how members stand.
+    Review(u64),
+    /// A mesh that was archived is opened again.
+    Unarchive,
     /// A draining process closes its next socket, or leaves.
     DrainNext(u64),
 }
@@ -185,9 +192,15 @@ pub(crate) struct Socket {
 
 enum Work {
     Commit(MeshCommit),
-    Activate { floor: Epoch, snapshot: Option<Box<Durable>>, raised: Option<Epoch> },
+    Activate {
+        floor: Epoch,
+        snapshot: Option<Box<Durable>>,
+        raised: Option<Epoch>,
+    },
     Ask(Ticket, Question),
     Beat,
+    /// Since then by the process's clock.
+    Review(u64),
 }
 
 struct Op {
@@ -263,11 +276,12 @@ fn mode(seed: u64) -> Mode {
     }
 }
 
-/// Some histories know a rate limit, some a mesh that is just large enough.
+/// Some histories know a rate limit, some a mesh that is just large enough, some short queues.
 fn limits(seed: u64) -> Limits {
     match seed % 5 {
         1 => Limits { send_rate: 120, send_burst: 5, ..LIMITS },
         2 => Limits { capacity: KINDS.len() + 4, ..LIMITS },
+        3 => Limits { mesh_queue_bytes: 1_500, recipient_queue_bytes: 300, ..LIMITS },
         _ => LIMITS,
     }
 }
@@ -382,6 +396,7 @@ impl World {
         for client in &world.clients {
             world.check.introduce(client);
         }
+        world.check.limits(&world.limits);
         world.check.owner_lost(world.now);
         (0..world.nodes()).for_each(|slot| world.start(slot));
         for client in 0..world.clients.len() {
@@ -478,6 +493,8 @@ impl World {
                 }
             }
             Event::Thaw(process) => self.thaw(process),
+            Event::Review(process) => self.review(process),
+            Event::Unarchive => self.archive(false),
         }
     }
 }

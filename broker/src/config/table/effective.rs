@@ -8,6 +8,9 @@ use crate::config::{NodeEnv, OfflineDirect};
 /// What a text may hold at most, in MiB of bytes: frames of this size are held in memory whole.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// What may wait at most, in bytes: a disk of 16 TiB.
+const MAX_QUEUE_BYTES: u64 = 1 << 44;
+
 /// Longer than any deploy: a day.
 const DAY_SECONDS: u64 = 24 * 3600;
 
@@ -171,6 +174,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..LIMIT
     },
     Setting {
+        name: "QUEUE_BYTES_PER_MESH",
+        default: Default::Is("268435456"),
+        what: "Bytes of messages that may wait in one mesh; beyond, sends are refused as \
+               `queue_full`. A message that waits for several counts once",
+        set: |c, text| whole(text, 1..=MAX_QUEUE_BYTES).map(|n| c.queue_bytes_per_mesh = n),
+        ..LIMIT
+    },
+    Setting {
+        name: "QUEUE_BYTES_PER_RECIPIENT",
+        default: Default::Is("67108864"),
+        what: "Bytes of messages that may wait for one recipient; beyond, it is `queue_full`, and \
+               left out of what goes to many",
+        set: |c, text| whole(text, 1..=MAX_QUEUE_BYTES).map(|n| c.queue_bytes_per_recipient = n),
+        ..LIMIT
+    },
+    Setting {
         name: "HELLO_TIMEOUT_SECONDS",
         default: Default::Is("10"),
         what: "Seconds a socket may stay without a hello",
@@ -248,8 +267,18 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "KICK_COOLDOWN_SECONDS",
         default: Default::Is("10"),
-        what: "Seconds a kicked session stays out; 0 lets it back at once",
+        what: "Seconds a kicked connection without a proven key stays out; 0 lets it back at once",
         set: |c, text| seconds(text, 0..=DAY_SECONDS).map(|t| c.kick_cooldown = t),
+        ..BEHAVIOUR
+    },
+    // Daemons try again for ever. A quarter of an hour is long enough for somebody to notice, and
+    // the session's owner may start another at any time.
+    Setting {
+        name: "KICK_SESSION_SECONDS",
+        default: Default::Is("900"),
+        what: "Seconds a kicked session's key stays out, at every node and after restarts; \
+               `unban` with its name or key lets it back",
+        set: |c, text| seconds(text, 0..=DAY_SECONDS).map(|t| c.kick_session = t),
         ..BEHAVIOUR
     },
     // 8: `docker stop` kills after 10 s where nobody said otherwise, Kubernetes after 30. So the

@@ -105,6 +105,8 @@ fn bytes(commit: &MeshCommit) -> usize {
         | Write::Revoke { .. }
         | Write::Reinstate { .. }
         | Write::Purge { .. }
+        | Write::Kick(_)
+        | Write::LiftKicks(_)
         | Write::UsePending(_) => 128,
     });
     bytes.sum()

@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::model::{
     self, AcceptKey, Accepted, Activation, AuditEntry, AuditQuery, Ban, Duplicate, Epoch, Grants,
-    HookPresence, HookTarget, Identity, Joined, Joining, LeaseRow, MeshRow, Moderation, NewInvite,
-    NewMesh, NewPending, Page, PageLimit, Place, QueueId, Seq, Standing, StoredMessage, Target,
-    Topic, Unit, User, Write,
+    HookPresence, HookTarget, Identity, Joined, Joining, LeaseRow, Membership, MeshRow, Moderation,
+    NewInvite, NewMesh, NewPending, Page, PageLimit, Place, QueueBytes, QueueId, Seq, Standing,
+    StoredMessage, Target, Topic, Unit, User, Write,
 };
 use crate::store::{Claim, Retained};
 
@@ -100,6 +100,12 @@ impl Store for Scripted {
         _: &str,
         _: Epoch,
     ) -> Result<Option<Activation>, StoreError> {
+        unimplemented!()
+    }
+    async fn memberships(&self, _: &[MeshId]) -> Result<Vec<(MeshId, Membership)>, StoreError> {
+        unimplemented!()
+    }
+    async fn queue_bytes(&self, _: &MeshId) -> Result<QueueBytes, StoreError> {
         unimplemented!()
     }
     async fn meshes_with_leases(&self) -> Result<Vec<MeshId>, StoreError> {

@@ -11,7 +11,8 @@ use super::error::{bounded, classify, stored, unstored};
 use super::session::{READ_LIMIT, Reader};
 use super::{Postgres, read};
 use crate::model::{
-    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, Standing, StoredLease,
+    Activation, Epoch, KICKED_MOST, Kicked, Lane, LeaseRow, Place, QueueId, Recipient, Seq,
+    Standing, StoredLease,
 };
 use crate::store::StoreError;
 
@@ -36,6 +37,13 @@ const LEASES: &str = "
     JOIN broker.mesh_owner o ON o.mesh_id = l.mesh_id
     WHERE l.mesh_id = $1
     ORDER BY l.mesh_id, l.presence_id";
+
+const KICKED: &str = "
+    SELECT key, member_id, name, ceil(extract(epoch FROM until - now()) * 1000)::bigint
+    FROM broker.kicked
+    WHERE mesh_id = $1 AND until > now()
+    ORDER BY until DESC
+    LIMIT $2";
 
 pub(super) async fn activate(
     store: &Postgres,
@@ -69,6 +77,16 @@ async fn start(reader: &mut Reader, mesh: &MeshId) -> Result<Activation, StoreEr
     let queues = bounded(TASK, READ_LIMIT, queues.fetch_all(&mut **reader)).await?;
     let leases = sqlx::query(LEASES).bind(mesh.as_str()).fetch_all(&mut **reader);
     let leases = bounded(TASK, READ_LIMIT, leases).await?;
+    let kicked = sqlx::query_as::<_, (String, String, String, i64)>(KICKED)
+        .bind(mesh.as_str())
+        .bind(i64::try_from(KICKED_MOST).unwrap_or(i64::MAX));
+    let kicked = bounded(TASK, READ_LIMIT, kicked.fetch_all(&mut **reader)).await?;
+    let kicked = kicked.into_iter().map(|(key, member, name, left)| Kicked {
+        key: key.into(),
+        member: member.into(),
+        name,
+        left_ms: left.unsigned_abs(),
+    });
     Ok(Activation {
         epoch: 0,
         previous: 0,
@@ -80,6 +98,7 @@ async fn start(reader: &mut Reader, mesh: &MeshId) -> Result<Activation, StoreEr
             .map(lease)
             .collect::<Result<_, _>>()
             .map_err(|e| classify(TASK, &e))?,
+        kicked: kicked.collect(),
         stale_leases: None,
     })
 }

@@ -1,5 +1,6 @@
 //! Who there is: schema `mesh`, which others may write as well.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::client::{Group, PeerProfile, Status};
@@ -12,7 +13,8 @@ use sqlx::postgres::PgRow;
 use super::error::classify;
 use super::{Postgres, read};
 use crate::model::{
-    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending,
+    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Membership, Moderation, PENDING_MS,
+    Pending,
     Place, SavedState, Target, Topic,
 };
 use crate::store::StoreError;
@@ -224,4 +226,23 @@ pub(super) async fn bans(store: &Postgres, mesh: &MeshId) -> Result<Vec<Ban>, St
     let rows = read!(store, "listing removed members", query, fetch_all);
     let ban = |(name, pubkey, revoked_at)| Ban { name, pubkey, revoked_at };
     Ok(rows.into_iter().map(ban).collect())
+}
+
+pub(super) async fn memberships(
+    store: &Postgres,
+    meshes: &[MeshId],
+) -> Result<Vec<(MeshId, Membership)>, StoreError> {
+    type Row = (String, bool, Option<String>, Option<bool>, Option<bool>);
+    let meshes: Vec<_> = meshes.iter().map(MeshId::as_str).collect();
+    let query = sqlx::query_as::<_, Row>(include_str!("sql/memberships.sql")).bind(meshes);
+    let rows = read!(store, "looking members up that are here", query, fetch_all);
+    let mut found: BTreeMap<String, Membership> = BTreeMap::new();
+    for (mesh, archived, member, removed, moderates) in rows {
+        let membership = found.entry(mesh).or_default();
+        membership.archived |= archived;
+        if let (Some(member), Some(removed), Some(moderates)) = (member, removed, moderates) {
+            membership.add(member.into(), removed, moderates);
+        }
+    }
+    Ok(found.into_iter().map(|(mesh, membership)| (mesh.into(), membership)).collect())
 }

@@ -11,8 +11,8 @@ use super::error::{bounded, classify, stored, unstored};
 use super::session::READ_LIMIT;
 use super::{Postgres, read};
 use crate::model::{
-    AcceptKey, Accepted, Envelope, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Sender, Seq,
-    StoredMessage,
+    AcceptKey, Accepted, Envelope, Page, PageLimit, QUEUE_QUOTA, QueueBytes, QueueId, Recipient,
+    Sender, Seq, StoredMessage,
 };
 use crate::store::StoreError;
 
@@ -168,4 +168,22 @@ pub(super) async fn depth(store: &Postgres) -> Result<u64, StoreError> {
     let query = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM broker.delivery");
     let count = read!(store, "counting what waits", query, fetch_one);
     unstored(TASK, count)
+}
+
+pub(super) async fn bytes(store: &Postgres, mesh: &MeshId) -> Result<QueueBytes, StoreError> {
+    const TASK: &str = "measuring what waits";
+    let query = sqlx::query_as::<_, (Option<String>, i64)>(include_str!("sql/queue_bytes.sql"));
+    let rows = read!(store, "measuring what waits", query.bind(mesh.as_str()), fetch_all);
+    let mut found = QueueBytes::default();
+    for (recipient, bytes) in rows {
+        let bytes = unstored(TASK, bytes)?;
+        match recipient.map(|text| Recipient::parse(&text)) {
+            None => found.mesh = bytes,
+            Some(Some(recipient)) => found.recipients.push((recipient, bytes)),
+            Some(None) => {
+                return Err(StoreError::Corrupt(format!("{TASK}: a recipient cannot be read")));
+            }
+        }
+    }
+    Ok(found)
 }

@@ -10,7 +10,7 @@ use sqlx::{Connection, Row};
 use super::error::{bounded, classify};
 use super::session::READ_LIMIT;
 use super::{Postgres, read};
-use crate::model::HELLO_SEEN_MS;
+use crate::model::{HELLO_SEEN_MS, SESSION_KEY_TTL_MS};
 use crate::store::{Retained, StoreError};
 
 const TASK: &str = "removing expired messages";
@@ -37,7 +37,9 @@ pub(super) async fn retain(store: &Postgres, before: i64) -> Result<Retained, St
         let Some(end) = meshes.last() else { break };
         last.clone_from(end);
         for mesh in meshes {
-            retain_mesh(store, &mesh.into(), before, &mut total).await?;
+            let mesh = mesh.into();
+            retain_mesh(store, &mesh, before, &mut total).await?;
+            forget_keys(store, &mesh).await?;
         }
     }
     // Each start of a node beats under a name of its own. A mesh last owned by one forgotten here
@@ -52,6 +54,8 @@ pub(super) async fn retain(store: &Postgres, before: i64) -> Result<Retained, St
          WHERE seen_at < clock_timestamp() - $1::bigint * interval '1 millisecond'",
     );
     read!(store, "forgetting hellos", forget.bind(HELLO_SEEN_MS), execute);
+    let forget = sqlx::query("DELETE FROM broker.kicked WHERE until < now()");
+    read!(store, "forgetting kicks", forget, execute);
     Ok(total)
 }
 
@@ -77,6 +81,19 @@ async fn retain_mesh(
         let removed = remove(store, mesh, &expired).await?;
         total.envelopes += removed.envelopes;
         total.unconfirmed += removed.unconfirmed;
+    }
+}
+
+async fn forget_keys(store: &Postgres, mesh: &MeshId) -> Result<(), StoreError> {
+    loop {
+        let forget = sqlx::query(include_str!("sql/forget_keys.sql"))
+            .bind(mesh.as_str())
+            .bind(SESSION_KEY_TTL_MS)
+            .bind(CHUNK);
+        let done = read!(store, "forgetting session keys", forget, execute);
+        if done.rows_affected() < CHUNK.unsigned_abs() {
+            return Ok(());
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use sqlx::{Row, SqlitePool};
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use super::now;
 use crate::model::{
-    Activation, Epoch, Lane, LeaseRow, Place, QueueId, Recipient, Seq, Standing, StoredLease,
+    Activation, Epoch, KICKED_MOST, Kicked, Lane, LeaseRow, Place, QueueId, Recipient, Seq,
+    Standing, StoredLease,
 };
 
 pub(super) async fn beat(writer: &SqlitePool, node: &str) -> StoreResult<()> {
@@ -94,10 +95,31 @@ pub(super) async fn read(
             .await?;
     let queues = queues(&mut tx, mesh).await?;
     let leases = leases(&mut tx, mesh).await?;
+    let kicked = kicked(&mut tx, mesh).await?;
     tx.commit().await?;
     let tail = to_u64(tail, "a tail")?;
     let stale_leases = None;
-    Ok(Activation { epoch, previous, tail, audit_hash, queues, leases, stale_leases })
+    Ok(Activation { epoch, previous, tail, audit_hash, queues, leases, kicked, stale_leases })
+}
+
+async fn kicked(
+    connection: &mut sqlx::SqliteConnection,
+    mesh: &MeshId,
+) -> StoreResult<Vec<Kicked>> {
+    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(concat!(
+        "SELECT key, member_id, name, until - ",
+        now!(),
+        " AS left_ms FROM kicked WHERE mesh_id = ? AND left_ms > 0 ORDER BY left_ms DESC LIMIT ?",
+    ))
+    .bind(mesh.as_str())
+    .bind(i64::try_from(KICKED_MOST).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?;
+    let kicked = |(key, member, name, left): (String, String, String, i64)| {
+        let left_ms = to_u64(left, "the rest of a kick")?;
+        Ok(Kicked { key: key.into(), member: member.into(), name, left_ms })
+    };
+    rows.into_iter().map(kicked).collect()
 }
 
 /// Steps from one recipient to the next by the key, over however many rows lie between.

@@ -151,6 +151,8 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
             | Write::Reinstate { .. }
             | Write::Done { .. }
             | Write::SeeHello { .. }
+            | Write::Kick(_)
+            | Write::LiftKicks(_)
             | Write::UsePending(_) => plan.seldom.push((mesh, write)),
         }
     }

@@ -1,5 +1,6 @@
 //! Who there is: identities, grants, topics, and whom moderation is about.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::client::{Group, Status};
@@ -10,7 +11,8 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 use super::error::{StoreResult, corrupt};
 use super::now;
 use crate::model::{
-    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Moderation, PENDING_MS, Pending,
+    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Membership, Moderation, PENDING_MS,
+    Pending,
     Place, SavedState, Target, Topic, Totals,
 };
 use crate::store::people::is_topic_id;
@@ -330,4 +332,34 @@ pub(super) async fn bans(reader: &SqlitePool, mesh: &MeshId) -> StoreResult<Vec<
     .await?;
     let ban = |(name, pubkey, revoked_at)| Ban { name, pubkey, revoked_at };
     Ok(rows.into_iter().map(ban).collect())
+}
+
+/// A lease without a member was written by a version that did not note whose it is.
+pub(super) async fn memberships(
+    reader: &SqlitePool,
+    meshes: &[MeshId],
+) -> StoreResult<Vec<(MeshId, Membership)>> {
+    type Row = (String, bool, Option<String>, bool, bool);
+    let meshes: Vec<_> = meshes.iter().map(MeshId::as_str).collect();
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT g.value, m.id IS NULL OR m.archived_at IS NOT NULL, nullif(l.member_id, ''), \
+           p.id IS NULL OR p.revoked_at IS NOT NULL, \
+           coalesce(p.role = 'admin', 0) OR coalesce(p.user_id = m.owner_user_id, 0) OR \
+             coalesce(lower(p.peer_pubkey) = lower(m.owner_pubkey), 0) \
+         FROM json_each(?) g LEFT JOIN mesh m ON m.id = g.value \
+           LEFT JOIN lease l ON l.mesh_id = g.value \
+           LEFT JOIN member p ON p.id = l.member_id AND p.mesh_id = g.value",
+    )
+    .bind(serde_json::Value::from(meshes).to_string())
+    .fetch_all(reader)
+    .await?;
+    let mut found: BTreeMap<String, Membership> = BTreeMap::new();
+    for (mesh, archived, member, removed, moderates) in rows {
+        let membership = found.entry(mesh).or_default();
+        membership.archived |= archived;
+        if let Some(member) = member {
+            membership.add(member.into(), removed, moderates);
+        }
+    }
+    Ok(found.into_iter().map(|(mesh, membership)| (mesh.into(), membership)).collect())
 }

@@ -3,9 +3,9 @@
 use protocol::MeshId;
 use sqlx::SqliteConnection;
 
-use super::error::{StoreResult, bad_data};
+use super::error::{StoreResult, bad_data, to_i64};
 use super::now;
-use crate::model::{HELLO_SEEN_MS, History, StateChange, Write};
+use crate::model::{HELLO_SEEN_MS, History, KICKED_MOST, Kicked, StateChange, Write};
 use crate::store::mentions::mentioned;
 
 /// One write of the kinds that have statements of their own; nothing for the others.
@@ -42,6 +42,15 @@ pub(super) async fn write(
         .bind(command)
         .bind(reply),
         Write::SeeHello { digest, conn } => return see_hello(connection, mesh, digest, conn).await,
+        Write::Kick(kicked) => return kick(connection, mesh, kicked).await,
+        Write::LiftKicks(keys) => {
+            let keys: Vec<_> = keys.iter().map(|key| &**key).collect();
+            sqlx::query(
+                "DELETE FROM kicked WHERE mesh_id = ? AND key IN (SELECT value FROM json_each(?))",
+            )
+            .bind(mesh.as_str())
+            .bind(serde_json::Value::from(keys).to_string())
+        }
         Write::UsePending(id) => sqlx::query("DELETE FROM pending_status WHERE id = ?").bind(id),
         Write::Accept(_)
         | Write::Confirm(_)
@@ -77,6 +86,40 @@ async fn see_hello(
     .bind(mesh.as_str())
     .bind(digest)
     .bind(conn)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Of a mesh no more than so many are kept; those whose time is over go at the same occasion.
+async fn kick(
+    connection: &mut SqliteConnection,
+    mesh: &MeshId,
+    kicked: &Kicked,
+) -> StoreResult<()> {
+    let key = &*kicked.key;
+    sqlx::query(concat!(
+        "DELETE FROM kicked WHERE mesh_id = ?1 AND key <> ?2 AND (until <= ",
+        now!(),
+        " OR key IN (SELECT key FROM kicked WHERE mesh_id = ?1 AND key <> ?2 \
+           ORDER BY until DESC LIMIT -1 OFFSET ?3))",
+    ))
+    .bind(mesh.as_str())
+    .bind(key)
+    .bind(i64::try_from(KICKED_MOST).unwrap_or(i64::MAX) - 1)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(concat!(
+        "INSERT INTO kicked (mesh_id, key, member_id, name, until) VALUES (?, ?, ?, ?, ",
+        now!(),
+        " + ?) ON CONFLICT DO UPDATE SET member_id = excluded.member_id, name = excluded.name, \
+           until = excluded.until",
+    ))
+    .bind(mesh.as_str())
+    .bind(key)
+    .bind(kicked.member.as_str())
+    .bind(&kicked.name)
+    .bind(to_i64(kicked.left_ms)?)
     .execute(connection)
     .await?;
     Ok(())

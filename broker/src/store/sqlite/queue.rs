@@ -10,8 +10,8 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use crate::model::{
-    AcceptKey, Accepted, Envelope, Page, PageLimit, QUEUE_QUOTA, QueueId, Recipient, Sender, Seq,
-    StoredMessage,
+    AcceptKey, Accepted, Envelope, Page, PageLimit, QUEUE_QUOTA, QueueBytes, QueueId, Recipient,
+    Sender, Seq, StoredMessage,
 };
 
 pub(super) async fn page(
@@ -207,4 +207,37 @@ fn recipient(text: &str) -> StoreResult<Recipient> {
 pub(super) async fn depth(reader: &SqlitePool) -> StoreResult<u64> {
     let depth: i64 = sqlx::query_scalar("SELECT count(*) FROM delivery").fetch_one(reader).await?;
     to_u64(depth, "a count")
+}
+
+/// A row that a version before has written does not say how many bytes wait: its envelope does.
+pub(super) async fn bytes(reader: &SqlitePool, mesh: &MeshId) -> StoreResult<QueueBytes> {
+    let rows: Vec<(Option<String>, i64)> = sqlx::query_as(
+        "WITH waiting AS MATERIALIZED ( \
+           SELECT d.recipient, d.seq, d.shared, coalesce(d.bytes, ( \
+             SELECT length(CAST(e.nonce AS BLOB)) + length(CAST(e.ciphertext AS BLOB)) \
+             FROM envelope e WHERE e.mesh_id = d.mesh_id AND e.seq = d.seq), 0) AS bytes \
+           FROM delivery d WHERE d.mesh_id = ?) \
+         SELECT NULL, coalesce(sum(bytes) FILTER (WHERE NOT shared), 0) + ( \
+           SELECT coalesce(sum(bytes), 0) \
+           FROM (SELECT max(bytes) AS bytes FROM waiting WHERE shared GROUP BY seq)) \
+         FROM waiting \
+         UNION ALL \
+         SELECT recipient, sum(bytes) FROM waiting GROUP BY recipient",
+    )
+    .bind(mesh.as_str())
+    .fetch_all(reader)
+    .await?;
+    let mut found = QueueBytes::default();
+    for (recipient, bytes) in rows {
+        let bytes = to_u64(bytes, "a sum of bytes")?;
+        match recipient {
+            None => found.mesh = bytes,
+            Some(text) => {
+                let recipient = Recipient::parse(&text);
+                let recipient = recipient.ok_or_else(|| corrupt("delivery.recipient is none"))?;
+                found.recipients.push((recipient, bytes));
+            }
+        }
+    }
+    Ok(found)
 }

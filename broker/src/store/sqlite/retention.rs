@@ -4,7 +4,7 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::error::{StoreResult, to_u64};
 use super::{now, within};
-use crate::model::HELLO_SEEN_MS;
+use crate::model::{HELLO_SEEN_MS, SESSION_KEY_TTL_MS};
 use crate::store::Retained;
 
 /// Envelopes looked at in one transaction: some milliseconds, which a commit can wait.
@@ -27,6 +27,7 @@ pub(super) async fn retain(
         while let Some(next) = within(stretch(writer, mesh, after, before, &mut removed)).await? {
             after = next;
         }
+        while within(forget_keys(writer, mesh)).await? {}
     }
     within(forget_nodes(writer, before)).await?;
     within(forget_commands(writer)).await?;
@@ -124,9 +125,33 @@ async fn forget_nodes(writer: &SqlitePool, before: i64) -> StoreResult<()> {
     Ok(())
 }
 
-/// A day is as long as an edge may ask again, and much longer.
+/// A day is as long as an edge may ask again, and much longer. Kicks are over when they say so.
 async fn forget_commands(writer: &SqlitePool) -> StoreResult<()> {
     let forget = concat!("DELETE FROM command WHERE done_at < ", now!(), " - 86400000");
     sqlx::query(forget).execute(writer).await?;
+    let over = concat!("DELETE FROM kicked WHERE until < ", now!());
+    sqlx::query(over).execute(writer).await?;
     Ok(())
+}
+
+/// Session keys that nobody has proven for long, that no presence holds and nothing waits for: what
+/// waits for a key must not outlive it. Answers whether there may be more.
+async fn forget_keys(writer: &SqlitePool, mesh: &str) -> StoreResult<bool> {
+    let done = sqlx::query(concat!(
+        "DELETE FROM session_key WHERE (mesh_id, key) IN ( \
+           SELECT k.mesh_id, k.key FROM session_key k \
+           WHERE k.mesh_id = ?1 AND k.proven_at < ",
+        now!(),
+        " - ?2 AND NOT EXISTS (SELECT 1 FROM delivery d \
+             WHERE d.mesh_id = ?1 AND d.recipient = 's:' || k.key) \
+           AND NOT EXISTS (SELECT 1 FROM lease l \
+             WHERE l.mesh_id = ?1 AND instr(l.body, k.key) > 0) \
+           LIMIT ?3)",
+    ))
+    .bind(mesh)
+    .bind(SESSION_KEY_TTL_MS)
+    .bind(STRETCH)
+    .execute(writer)
+    .await?;
+    Ok(done.rows_affected() == STRETCH.unsigned_abs())
 }

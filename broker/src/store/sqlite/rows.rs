@@ -34,8 +34,8 @@ pub(super) static ENVELOPES: LazyLock<Statement> = LazyLock::new(|| {
 
 pub(super) static DELIVERIES: LazyLock<Statement> = LazyLock::new(|| {
     Statement::new(
-        "INSERT INTO delivery (mesh_id, recipient, lane, seq, shared) VALUES",
-        "(?, ?, ?, ?, ?)",
+        "INSERT INTO delivery (mesh_id, recipient, lane, seq, shared, bytes) VALUES",
+        "(?, ?, ?, ?, ?, ?)",
         "",
     )
 });
@@ -76,9 +76,11 @@ pub(super) static DROPS: LazyLock<Statement> = LazyLock::new(|| {
 
 pub(super) static SESSION_KEYS: LazyLock<Statement> = LazyLock::new(|| {
     Statement::new(
-        "INSERT INTO session_key (mesh_id, key, member_id) VALUES",
-        "(?, ?, ?)",
-        "ON CONFLICT DO NOTHING",
+        "INSERT INTO session_key (mesh_id, key, member_id, proven_at) VALUES",
+        concat!("(?, ?, ?, ", now!(), ")"),
+        // The first member keeps it. That it was proven again is noted every six hours.
+        "ON CONFLICT DO UPDATE SET proven_at = excluded.proven_at \
+         WHERE member_id = excluded.member_id AND proven_at < excluded.proven_at - 21600000",
     )
 });
 
@@ -153,7 +155,8 @@ pub(super) fn bind_delivery(
     row.value(recipient.to_string())?;
     row.value(envelope.lane().index())?;
     row.value(to_i64(envelope.seq)?)?;
-    row.value(item.accept.recipients.len() > 1)
+    row.value(item.accept.recipients.len() > 1)?;
+    row.value(to_i64(envelope.body_bytes())?)
 }
 
 pub(super) fn bind_confirm(

@@ -372,7 +372,8 @@ impl Node {
         } else {
             let url = format!("sqlite://{}", self.ground.file().display());
             let mut conn = SqliteConnection::connect(&url).await.unwrap();
-            let statement = statement.replace("mesh.", "").replace("now()", "1");
+            let statement =
+                statement.replace("mesh.", "").replace("broker.", "").replace("now()", "1");
             let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut conn).await.unwrap();
             done.rows_affected()
         }
@@ -386,7 +387,7 @@ impl Node {
         } else {
             let url = format!("sqlite://{}", self.ground.file().display());
             let mut conn = SqliteConnection::connect(&url).await.unwrap();
-            let query = query.replace("mesh.", "");
+            let query = query.replace("mesh.", "").replace("broker.", "");
             sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut conn).await.unwrap()
         }
     }

@@ -38,7 +38,8 @@ pub(super) fn complete(unit: &Unit) -> Result<(), String> {
     let sent = count(&|write| matches!(write, Write::Accept(_)));
     let left = count(&|write| matches!(write, Write::DropLease(_)));
     let banned = count(&|write| matches!(write, Write::Revoke { .. }));
-    let unbanned = count(&|write| matches!(write, Write::Reinstate { .. }));
+    let reinstated = count(&|write| matches!(write, Write::Reinstate { .. }));
+    let unbanned = reinstated.max(count(&|write| matches!(write, Write::LiftKicks(_))));
     let all = count(&|write| matches!(write, Write::Audit(_)));
     let joined = entries("peer_joined");
     for (event, happened) in [

@@ -1,6 +1,9 @@
 //! What each commit must be, unit by unit, in the order of the rules' decisions.
 
-use broker::model::{Epoch, LeaseRow, Recipient, Unit, Write};
+use std::collections::BTreeSet;
+
+use broker::model::{LeaseRow, Recipient, Unit, Write};
+use protocol::MemberId;
 use protocol::client::Status;
 
 use super::leases::Body;
@@ -10,9 +13,12 @@ use crate::faults::Fault;
 use crate::peer::ONE_SHOTS;
 use crate::store::{Durable, Gone};
 
+/// What others wrote beside the broker counts on live connections within 5 s, and a step.
+const OUT_MS: u64 = 5_100;
+
 impl Checker {
     /// These units have landed.
-    pub(crate) fn committed(&mut self, now: u64, epoch: Epoch, units: &[Unit], store: &Durable) {
+    pub(crate) fn committed(&mut self, now: u64, units: &[Unit], store: &Durable) {
         // The store is as it is behind all of them.
         for write in units.iter().flat_map(|unit| &unit.0) {
             if let Write::Revoke { member, .. } | Write::Reinstate { member } = write {
@@ -27,26 +33,26 @@ impl Checker {
         for unit in units {
             let verdict = audit::complete(unit).and_then(|()| audit::describes(unit));
             self.note("audit", now, verdict);
-            let landing = (unit, epoch);
-            let verdict = self.removals.landed(now, landing, &self.leases, store);
+            if unit.0.iter().any(|write| matches!(write, Write::LiftKicks(_))) {
+                self.fire(Fault::KickLifted);
+            }
+            let verdict = {
+                let settled = |member: &MemberId| self.windows.role_settled(now, member);
+                self.removals.landed(now, unit, &self.leases, settled, store)
+            };
             self.note("moderation", now, verdict);
             for (place, write) in unit.0.iter().enumerate() {
-                self.written(now, epoch, (unit, place), write, store);
+                self.written(now, (unit, place), write, store);
             }
         }
+        let verdict = self.queues_fit(units, store);
+        self.note("bounds", now, verdict);
         if self.chain.entries != store.audit.len() {
             self.fail(|| format!("audit: {now}: entries came with no commit"));
         }
     }
 
-    fn written(
-        &mut self,
-        now: u64,
-        epoch: Epoch,
-        (unit, place): (&Unit, usize),
-        write: &Write,
-        store: &Durable,
-    ) {
+    fn written(&mut self, now: u64, (unit, place): (&Unit, usize), write: &Write, store: &Durable) {
         match write {
             Write::Audit(row) => {
                 let verdict = self.chain.follow(row);
@@ -57,7 +63,7 @@ impl Checker {
                 }
             }
             Write::SaveLease(row) => {
-                let verdict = self.lease_saved(now, epoch, row);
+                let verdict = self.lease_saved(now, row);
                 self.note("leases", now, verdict);
                 let verdict = self.leases.claim(row, store);
                 self.note("claims", now, verdict);
@@ -69,7 +75,13 @@ impl Checker {
                 self.note("peer_state", now, verdict.unwrap_or(Err("a lonely state".to_owned())));
             }
             Write::DropLease(presence) => {
-                let moderated = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
+                let commanded = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
+                let member = self.leases.0.get(presence).map(|body| body.member.clone());
+                let beside = member.is_some_and(|member| self.may_end(now, &member, store));
+                if beside && !commanded {
+                    self.fire(Fault::EndedBeside);
+                }
+                let moderated = commanded || beside;
                 let cause = if moderated { Cause::Moderated } else { Cause::Grace };
                 let verdict = self.presences.left(now, presence.as_str(), cause);
                 self.watchers.went(now, presence.as_str());
@@ -77,6 +89,9 @@ impl Checker {
                 self.leases.all.remove(presence);
             }
             Write::Accept(accept) => {
+                let from = accept.envelope.sender.member.clone();
+                let verdict = self.may_act(now, &from, "sends");
+                self.note("removals", now, verdict);
                 let sender = self.traffic.sender(&accept.envelope.ciphertext);
                 let sender = sender.and_then(|identity| self.presences.presence(identity));
                 let sender = sender.map(Into::into);
@@ -100,6 +115,48 @@ impl Checker {
         }
     }
 
+    /// Whether others wrote a moment ago what ends the presences of a member.
+    fn may_end(&self, now: u64, member: &MemberId, store: &Durable) -> bool {
+        let recently = |at: &u64| at + OUT_MS + self.presences.troubled(*at, now) >= now;
+        store.archived
+            || store.members[member].revoked
+            || self.windows.removed.get(member).is_some_and(recently)
+            || self.windows.archived.as_ref().is_some_and(recently)
+    }
+
+    /// Whoever was removed beside the broker is out in time.
+    pub(super) fn may_act(&self, now: u64, member: &MemberId, does: &str) -> Result<(), String> {
+        match self.removals.out_since(member) {
+            Some(at) if at + OUT_MS + self.presences.troubled(at, now) < now => {
+                Err(format!("{member} is removed since {at} and {does}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What was accepted fits. What a member inherits may be beyond its own bound.
+    fn queues_fit(&self, units: &[Unit], store: &Durable) -> Result<(), String> {
+        let accepts = units.iter().flat_map(|unit| &unit.0).filter_map(|write| match write {
+            Write::Accept(accept) if !accept.recipients.is_empty() => Some(accept),
+            _ => None,
+        });
+        let to: BTreeSet<_> = accepts.flat_map(|accept| &accept.recipients).collect();
+        if !self.windows.short_queues || to.is_empty() {
+            return Ok(());
+        }
+        let waits = store.queue_bytes();
+        let (mesh, most) = self.queue_limits;
+        let long = waits.recipients.iter().find(|(recipient, bytes)| {
+            let inherits = matches!(recipient, Recipient::Member(_));
+            *bytes > most && to.contains(recipient) && !inherits
+        });
+        match long {
+            Some((recipient, bytes)) => Err(format!("{bytes} bytes wait for {recipient}")),
+            None if waits.mesh > mesh => Err(format!("{} bytes wait in the mesh", waits.mesh)),
+            None => Ok(()),
+        }
+    }
+
     fn joined(&mut self, now: u64, unit: &Unit) -> Result<(), String> {
         let row = unit.0.iter().find_map(|write| match write {
             Write::SaveLease(row) => Some(row),
@@ -113,8 +170,11 @@ impl Checker {
         self.presences.joined(row.place.pid.unsigned_abs(), row.presence.as_str())
     }
 
-    fn lease_saved(&mut self, now: u64, epoch: Epoch, row: &LeaseRow) -> Result<(), String> {
+    fn lease_saved(&mut self, now: u64, row: &LeaseRow) -> Result<(), String> {
         let before = self.leases.save(row)?;
+        if before.is_some() {
+            self.may_act(now, &row.member, "keeps its lease")?;
+        }
         let Some(body) = self.leases.all.get(&row.presence) else { return Ok(()) };
         self.saved.changed(&row.presence, before.as_ref(), body);
         if let Some(before) = &before
@@ -127,7 +187,7 @@ impl Checker {
         if row.away {
             return Ok(());
         }
-        self.removals.came(now, epoch, (&row.presence, &self.leases))
+        self.removals.came(now, &row.presence, &self.leases)
     }
 
     /// P2: what is confirmed has been received, or was kept from its recipient by its grants.

@@ -60,7 +60,8 @@ pub(super) fn check(
                 is_in(body),
                 settled(body)
                     && windows.removal_settled(now, &body.member)
-                    && !body.may_be_no_recipient(),
+                    && !body.may_be_no_recipient()
+                    && !windows.short_queues,
             )
         }),
     )
@@ -82,7 +83,7 @@ fn to_many(
             let fits = body.member != *from && body.visible && fits(body);
             let denied = windows.denied_throughout(grant, known, now);
             let settled = denied || !windows.denied_within(grant, known, now);
-            let settled = settled && !body.may_be_no_recipient();
+            let settled = settled && !body.may_be_no_recipient() && !windows.short_queues;
             (body.own(presence), fits && !denied, settled)
         }),
     )

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::model::{Epoch, Unit, Write};
+use broker::model::{Unit, Write};
 use protocol::{MemberId, PresenceId};
 
 use super::leases::Leases;
@@ -25,8 +25,11 @@ struct Command {
 pub(super) struct Removals {
     /// Banned by command, since when that is durable.
     banned: BTreeMap<MemberId, u64>,
-    /// Presence keys that were kicked: under which epoch, and until when at least they stay out.
-    kicked: BTreeMap<String, (Epoch, u64)>,
+    /// Presence keys that were kicked, and until when at least they stay out, whoever owns the mesh.
+    kicked: BTreeMap<String, u64>,
+    /// Removed beside the broker, since when.
+    beside: BTreeMap<MemberId, u64>,
+    archived: Option<u64>,
     commands: BTreeMap<String, Command>,
     /// Names of those that each executed command ended.
     done: BTreeSet<String>,
@@ -49,8 +52,9 @@ impl Removals {
     pub(super) fn landed(
         &mut self,
         now: u64,
-        (unit, epoch): (&Unit, Epoch),
+        unit: &Unit,
         leases: &Leases,
+        settled: impl Fn(&MemberId) -> bool,
         store: &Durable,
     ) -> Result<(), String> {
         let key = unit.0.iter().find_map(|write| match write {
@@ -59,7 +63,7 @@ impl Removals {
         });
         let Some(key) = key else { return Ok(()) };
         let command = self.commands.get(key).ok_or_else(|| format!("{key} was never asked"))?;
-        if !store.members[&command.caller].may_moderate() {
+        if !store.members[&command.caller].may_moderate() && settled(&command.caller) {
             return Err(format!("{} is no moderator and was obeyed: {unit:?}", command.caller));
         }
         let ended = unit.0.iter().filter_map(|write| match write {
@@ -74,12 +78,19 @@ impl Removals {
                 return Err(format!("{} is no session and was kicked", body.name));
             }
             let until = command.at + COOLDOWN_MS;
-            self.kicked.extend(ended.iter().map(|body| (body.key.clone(), (epoch, until))));
+            self.kicked.extend(ended.iter().map(|body| (body.key.clone(), until)));
         }
         for write in &unit.0 {
             match write {
                 Write::Revoke { member, .. } => drop(self.banned.insert(member.clone(), now)),
-                Write::Reinstate { member } => drop(self.banned.remove(member)),
+                Write::Reinstate { member } => {
+                    self.banned.remove(member);
+                    self.beside.remove(member);
+                }
+                Write::LiftKicks(keys) => {
+                    let session = |key: &str| serde_json::json!(["session", key]).to_string();
+                    keys.iter().for_each(|key| _ = self.kicked.remove(&session(key)));
+                }
                 _ => {}
             }
         }
@@ -90,15 +101,15 @@ impl Removals {
     pub(super) fn came(
         &mut self,
         now: u64,
-        epoch: Epoch,
-        (presence, leases): (&PresenceId, &Leases),
+        presence: &PresenceId,
+        leases: &Leases,
     ) -> Result<(), String> {
         let Some(body) = leases.all.get(presence) else { return Ok(()) };
         if self.banned.contains_key(&body.member) {
             return Err(format!("{} is banned and has {presence}", body.member));
         }
         match self.kicked.get(&body.key) {
-            Some((then, until)) if *then == epoch && now < *until => {
+            Some(until) if now < *until => {
                 Err(format!("{} is back {} ms before it may", body.name, until - now))
             }
             _ => Ok(()),
@@ -113,6 +124,24 @@ impl Removals {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn removed_beside(&mut self, now: u64, member: &MemberId) {
+        self.beside.insert(member.clone(), now);
+    }
+
+    pub(super) fn reinstated(&mut self, member: &MemberId) {
+        self.beside.remove(member);
+    }
+
+    pub(super) fn archived(&mut self, now: u64, archived: bool) {
+        self.archived = archived.then_some(now);
+    }
+
+    /// Since when a member has no business here, by what others wrote.
+    pub(super) fn out_since(&self, member: &MemberId) -> Option<u64> {
+        let since = self.beside.get(member).into_iter().chain(&self.archived);
+        since.min().copied()
     }
 
     pub(super) fn is_banned(&self, member: &MemberId) -> bool {

@@ -30,6 +30,7 @@ pub(crate) fn settled(world: &mut World) {
     present(world, &mut failures);
     stranded(world, &mut failures);
     moving(world, &mut failures);
+    moderating(world, &mut failures);
     world.watch_all();
     world.check.all_answered(world.now);
     if let Some(first) = failures.into_iter().next() {
@@ -214,6 +215,17 @@ fn moving(world: &World, failures: &mut Vec<String>) {
     let (raises, reasons) = (world.check.raises_since(0), world.reasons());
     if raises > RAISES + RAISES_PER_FAULT * reasons {
         failures.push(format!("liveness: {raises} owners for {reasons} reasons"));
+    }
+}
+
+/// What the owner holds of roles is what the store says.
+fn moderating(world: &World, failures: &mut Vec<String>) {
+    for (row, _) in world.store.now.leases.values() {
+        let body: serde_json::Value = serde_json::from_str(&row.body).expect("JSON");
+        let may = world.store.now.members[&row.member].may_moderate();
+        if body["moderator"] != may {
+            failures.push(format!("roles: {} of {} moderates: {}", row.presence, row.member, !may));
+        }
     }
 }
 

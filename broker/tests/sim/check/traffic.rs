@@ -139,6 +139,8 @@ impl Checker {
             let (id, to) = (&envelope.id, to.client);
             self.fail(|| format!("claims: {now}: {id}, sealed to a command, goes to client {to}"));
         }
+        let verdict = self.may_act(now, &member, "receives");
+        self.note("removals", now, verdict);
         if let Some(capability) = envelope.capability() {
             let grant = (&member, from, capability);
             let attached = self.traffic.attached_at.get(&to.socket).copied().unwrap_or(now);

@@ -22,6 +22,12 @@ pub(super) struct Windows {
     topics: BTreeMap<(String, MemberId), u64>,
     /// Removed in the store beside us, and since when.
     pub(super) removed: BTreeMap<MemberId, u64>,
+    /// When a member's role last changed.
+    pub(super) roles: BTreeMap<MemberId, u64>,
+    /// When the mesh was last archived or opened again.
+    pub(super) archived: Option<u64>,
+    /// Queues are short: recipients may be left out.
+    pub(super) short_queues: bool,
 }
 
 impl Windows {
@@ -66,6 +72,11 @@ impl Windows {
 }
 
 impl Windows {
+    /// Whether a member's role has been what it is for long enough.
+    pub(super) fn role_settled(&self, now: u64, member: &MemberId) -> bool {
+        self.roles.get(member).is_none_or(|at| at + KNOWN_MS < now)
+    }
+
     /// Whether the rules must know by now whether this member was removed beside us.
     pub(super) fn removal_settled(&self, now: u64, member: &MemberId) -> bool {
         self.removed.get(member).is_none_or(|at| at + KNOWN_MS < now)

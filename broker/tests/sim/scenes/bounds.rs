@@ -18,6 +18,9 @@ const LIMITS: Limits = Limits {
     kick_cooldown_ms: 10_000,
     member_sessions: 100,
     hello_rate: 0,
+    kick_session_ms: 900_000,
+    mesh_queue_bytes: 256 << 20,
+    recipient_queue_bytes: 64 << 20,
 };
 
 fn node(name: &str) -> NodeKey {

@@ -20,6 +20,7 @@ impl SimStore {
                 let taken = claims.iter().filter(|key| self.is_taken(key)).cloned().collect();
                 Answer::Grants { grants: self.grants(), taken }
             }
+            Question::QueueBytes => Answer::QueueBytes(self.now.queue_bytes()),
             Question::Topic { spec } => {
                 let living = |member: &MemberId| !self.now.members[member].revoked;
                 let topic = self.now.topic(spec).cloned().map(|mut topic| {
@@ -67,7 +68,7 @@ impl SimStore {
         let place = claim.place.as_ref().filter(|_| known.is_some_and(|member| !member.revoked));
         Identity {
             mesh_name: "sim".to_owned(),
-            archived: false,
+            archived: self.now.archived,
             self_editable: None,
             member,
             key_member: claim.session.as_ref().and_then(|key| self.now.keys.get(key)).cloned(),

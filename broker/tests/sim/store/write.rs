@@ -45,6 +45,11 @@ impl SimStore {
                     self.clash = Some(format!("the command {command} was executed twice"));
                 }
             }
+            Write::Kick(kicked) => {
+                let until = at + kicked.left_ms;
+                self.now.kicked.insert(kicked.key.clone(), (kicked.clone(), until));
+            }
+            Write::LiftKicks(keys) => self.now.kicked.retain(|key, _| !keys.contains(key)),
             Write::UsePending(id) => self.use_pending(*id),
         }
         0

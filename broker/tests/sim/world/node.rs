@@ -45,6 +45,8 @@ impl World {
         let name = process.key.clone();
         self.processes.insert(id, process);
         self.haunt(&name);
+        let first = self.rng.between(0, 1_000);
+        self.at(first, Event::Review(id));
         self.look_for_owner();
         if clustered {
             let first = self.rng.between(0, 20);

@@ -1,9 +1,10 @@
 //! What the store is asked to do, moment by moment.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use broker::mesh::io::{Answer, Input};
-use broker::model::{Epoch, MeshCommit, Outcome, Unit, Write};
+use broker::model::{MeshCommit, Outcome, Unit, Write};
 
 use broker::seat::SeatInput;
 
@@ -63,6 +64,17 @@ impl World {
                 }
                 let reply = Reply::Input(Input::Answer(ticket, answer));
                 self.at(pause, Event::OpAnswer(id, reply));
+            }
+            Work::Review(asked) => {
+                let asked = *asked;
+                if self.fails(process, 60) {
+                    self.check.trouble(self.now, self.now + 1_000);
+                    self.ops.remove(&id);
+                    return;
+                }
+                let membership = Arc::new(self.store.now.membership());
+                let reply = Reply::Input(Input::Membership { asked, membership });
+                self.at(2, Event::OpAnswer(id, reply));
             }
             Work::Commit(_) => self.commit_begin(id, process),
             Work::Activate { .. } => self.activate_begin(id, process),
@@ -130,7 +142,7 @@ impl World {
     pub(super) fn apply(&mut self, commit: &MeshCommit) -> Outcome {
         let units = &commit.units;
         if !units.iter().any(is_poison) {
-            return self.land(commit.epoch, units);
+            return self.land(units);
         }
         self.fire(Fault::PoisonRow);
         let mut all_purged = 0;
@@ -138,7 +150,7 @@ impl World {
             if is_poison(unit) {
                 return Outcome::Stopped { committed, at: None };
             }
-            match self.land(commit.epoch, std::slice::from_ref(unit)) {
+            match self.land(std::slice::from_ref(unit)) {
                 Outcome::Committed { purged } => all_purged += purged,
                 Outcome::Known(known) => {
                     return Outcome::Stopped { committed, at: known.into_iter().next() };
@@ -149,14 +161,14 @@ impl World {
         Outcome::Committed { purged: all_purged }
     }
 
-    fn land(&mut self, epoch: Epoch, units: &[Unit]) -> Outcome {
+    fn land(&mut self, units: &[Unit]) -> Outcome {
         self.remember();
         let outcome = self.store.commit(self.now, units);
         if matches!(outcome, Outcome::Committed { .. }) {
             if let Outcome::Committed { purged: 1.. } = outcome {
                 self.fire(Fault::Purged);
             }
-            self.check.committed(self.now, epoch, units, &self.store.now);
+            self.check.committed(self.now, units, &self.store.now);
             self.check.clash(self.now, self.store.clash.take());
         }
         outcome
@@ -254,6 +266,9 @@ impl World {
             return;
         }
         let input = match reply {
+            Reply::Input(review @ Input::Membership { .. }) => {
+                return self.input(process, SeatInput::Local(review));
+            }
             Reply::Input(input) => input,
             Reply::Activated(activation) => {
                 let entropy = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
@@ -261,6 +276,18 @@ impl World {
             }
         };
         self.input(process, SeatInput::Store(term, input));
+    }
+
+    /// Once a second a node asks how the members stand that are here.
+    pub(super) fn review(&mut self, process: u64) {
+        let asked = self.time(process).mono;
+        let Some(state) = self.processes.get(&process) else { return };
+        let serves = state.seat.mesh().and_then(broker::mesh::Mesh::serving).is_some();
+        let serves = serves && !state.frozen;
+        self.at(1_000, Event::Review(process));
+        if serves && self.planted != Some(Planted::RemovalUnheard) {
+            self.op(process, 0, Work::Review(asked));
+        }
     }
 
     pub(crate) fn slow_store(&mut self, until: u64) {
@@ -290,7 +317,7 @@ impl World {
                 Work::Commit(_) => Input::CommitUnknown,
                 Work::Activate { .. } => Input::NotActivated,
                 Work::Ask(ticket, _) => Input::Answer(ticket, None),
-                Work::Beat => continue,
+                Work::Beat | Work::Review(_) => continue,
             };
             if !op.orphan {
                 self.input(op.process, SeatInput::Store(op.term, unknown));
@@ -323,6 +350,7 @@ impl World {
         self.calm_since = self.now;
         self.store_down_until = 0;
         self.store_slow_until = 0;
+        self.archive(false);
         self.heal_all();
         self.unstall();
         self.grant_all();

@@ -192,6 +192,13 @@ impl World {
                         self.check.announced(self.now, event.event, &event.event_data);
                     }
                 }
+                ToEdge::Result { frame: Some(Frame::PeersList { .. }), .. } => {
+                    let sockets = conns.iter().filter_map(|conn| self.socket_of(*conn));
+                    let asked = sockets.filter_map(|socket| self.sockets.get(&socket));
+                    for identity in asked.map(|state| state.identity).collect::<Vec<_>>() {
+                        self.check.lists(self.now, identity);
+                    }
+                }
                 ToEdge::Attached { held, .. } => {
                     let socket = self.socket_of(held.conn).and_then(|s| self.sockets.get(&s));
                     if let Some(state) = socket {

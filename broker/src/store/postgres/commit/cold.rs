@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Postgres};
 
 use super::Answer;
 use super::plan::{Of, Plan, Seldom, Stage};
-use crate::model::HELLO_SEEN_MS;
+use crate::model::{HELLO_SEEN_MS, KICKED_MOST};
 use crate::store::mentions::mentioned;
 
 /// The rows of meshes that may write; nothing if there are none.
@@ -212,6 +212,18 @@ fn seldom<'q>(mesh: &'q str, write: &'q Seldom<'_>) -> Statement<'q> {
         .bind(mesh)
         .bind(command)
         .bind(reply),
+        Seldom::Kick(kicked) => sqlx::query(include_str!("../sql/kick.sql"))
+            .bind(mesh)
+            .bind(&*kicked.key)
+            .bind(kicked.member.as_str())
+            .bind(&kicked.name)
+            .bind(i64::try_from(kicked.left_ms).unwrap_or(i64::MAX))
+            .bind(i64::try_from(KICKED_MOST).unwrap_or(i64::MAX)),
+        Seldom::LiftKicks(keys) => {
+            sqlx::query("DELETE FROM broker.kicked WHERE mesh_id = $1 AND key = ANY ($2)")
+                .bind(mesh)
+                .bind(keys)
+        }
         Seldom::UsePending(id) => {
             sqlx::query("DELETE FROM broker.pending_status WHERE id = $1").bind(id)
         }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use protocol::{MemberId, MeshId, PresenceId};
 
 use crate::model::{
-    Accept, AuditRow, Confirm, Envelope, Epoch, History, LeaseRow, MeshCommit, Recipient, Seq,
-    StateChange, Write,
+    Accept, AuditRow, Confirm, Envelope, Epoch, History, Kicked, LeaseRow, MeshCommit, Recipient,
+    Seq, StateChange, Write,
 };
 use crate::store::StoreError;
 use crate::store::postgres::error::stored;
@@ -90,6 +90,8 @@ pub(super) enum Seldom<'a> {
     Revoke { member: &'a MemberId, at: i64 },
     Reinstate { member: &'a MemberId },
     Done { command: &'a str, reply: &'a str },
+    Kick(&'a Kicked),
+    LiftKicks(Vec<&'a str>),
     UsePending(i64),
 }
 
@@ -216,6 +218,11 @@ impl<'a> Plan<'a> {
             Write::Reinstate { member } => self.seldom.push((mesh, Seldom::Reinstate { member })),
             Write::Done { command, reply } => {
                 self.seldom.push((mesh, Seldom::Done { command, reply }));
+            }
+            Write::Kick(kicked) => self.seldom.push((mesh, Seldom::Kick(kicked))),
+            Write::LiftKicks(keys) => {
+                let keys = keys.iter().map(|key| &**key).collect();
+                self.seldom.push((mesh, Seldom::LiftKicks(keys)));
             }
             Write::UsePending(id) => self.seldom.push((mesh, Seldom::UsePending(*id))),
         }

@@ -72,8 +72,9 @@ stored AS (
     WHERE ((SELECT writes FROM free))[mesh]
 ),
 queued AS (
-    INSERT INTO broker.delivery (mesh_id, recipient, lane, seq, shared)
-    SELECT i.mesh_id, r.recipient, i.lane, i.seq, strpos(i.recipients, ' ') > 0
+    INSERT INTO broker.delivery (mesh_id, recipient, lane, seq, shared, bytes)
+    SELECT i.mesh_id, r.recipient, i.lane, i.seq, strpos(i.recipients, ' ') > 0,
+        octet_length(i.nonce) + octet_length(i.ciphertext)
     FROM incoming i
     CROSS JOIN LATERAL unnest(string_to_array(i.recipients, ' ')) AS r (recipient)
     WHERE ((SELECT writes FROM free))[i.mesh]
