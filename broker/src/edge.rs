@@ -13,6 +13,7 @@ mod readiness;
 mod routes;
 pub mod session;
 mod socket;
+mod upgrade;
 pub mod wire;
 
 use std::sync::Arc;

@@ -22,7 +22,8 @@ use crate::model::{Envelope, Epoch};
 pub const PING_MS: Ms = 30_000;
 /// A peer whose last pong is older is gone.
 pub const STALE_MS: Ms = 75_000;
-/// Verbs other than `send` and `client_ack` that a connection may use at once, and per second.
+/// Verbs other than `send` and `client_ack`, and control frames nobody asked for, that a connection
+/// may use at once, and per second.
 pub const VERB_BURST: u64 = 200;
 /// See [`VERB_BURST`].
 pub const VERBS_PER_SECOND: u64 = 50;
@@ -108,6 +109,8 @@ pub struct Session {
     verbs: (u64, Ms),
     ping_at: Ms,
     last_pong: Ms,
+    /// Pings that have not been answered.
+    pings: u32,
     out: Vec<Action>,
 }
 
@@ -130,6 +133,7 @@ impl Session {
             verbs: (VERB_BURST * 1000, now.mono),
             ping_at: Ms::MAX,
             last_pong: now.mono,
+            pings: 0,
             out: Vec::new(),
         }
     }
@@ -217,8 +221,19 @@ impl Session {
         }
     }
 
-    /// The peer answered a ping.
+    /// The peer sent a ping, which has been answered below. It counts as a verb does.
+    pub fn ping(&mut self, now: Now) {
+        if !self.is_closed() && !self.afford(now, 1) {
+            self.close(now, close::FLOOD);
+        }
+    }
+
+    /// The peer answered a ping. Where there was none to answer, that counts as a verb does.
     pub fn pong(&mut self, now: Now, nonce: u64) {
+        match self.pings.checked_sub(1) {
+            Some(pings) => self.pings = pings,
+            None => self.ping(now),
+        }
         self.last_pong = now.mono;
         if matches!(self.phase, Phase::Attached) {
             self.out.push(Action::Pong(self.conn, nonce));
@@ -358,7 +373,7 @@ impl Session {
                 }
             }
             ToEdge::Event(frame) => self.out.push(Action::WriteEvent(frame)),
-            ToEdge::Probe(nonce) => self.out.push(Action::Ping(nonce)),
+            ToEdge::Probe(nonce) => self.send_ping(nonce),
         }
     }
 
@@ -442,8 +457,13 @@ impl Session {
                 return self.closed(now, false);
             }
             self.ping_at = now.mono + PING_MS;
-            self.out.push(Action::Ping(0));
+            self.send_ping(0);
         }
+    }
+
+    fn send_ping(&mut self, nonce: u64) {
+        self.pings = self.pings.saturating_add(1);
+        self.out.push(Action::Ping(nonce));
     }
 
     /// The owner does not answer, or does not know how: say so in its stead. Every refusal here may be retried.
