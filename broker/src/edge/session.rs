@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use protocol::client::{self, Malformed, Request};
 use protocol::server::{self, Ack, Frame};
-use protocol::{Close, MeshId, close};
+use protocol::{Close, EchoId, MeshId, close};
 use router::link::Window;
 
 use super::auth::{self, Rejection};
@@ -283,7 +283,13 @@ impl Session {
 
     fn reject(&mut self, now: Now, rejection: &Rejection) {
         self.out.push(Action::CountRejected(rejection.label));
-        self.error(rejection.code, &rejection.message, None, None);
+        self.out.push(Action::Write(Frame::Error(server::Error {
+            code: rejection.code.to_owned(),
+            message: rejection.message.clone(),
+            id: None,
+            req_id: None,
+            broker_time: rejection.broker_time,
+        })));
         self.close(now, rejection.close());
     }
 
@@ -293,7 +299,8 @@ impl Session {
         }
         let Malformed { verb, id, req_id, reason } = malformed;
         match verb.as_deref() {
-            Some("hello" | "session_hello") => {
+            // Whoever begins like this speaks something else; with a hello it may have begun well.
+            verb if self.is_greeting() || matches!(verb, Some("hello" | "session_hello")) => {
                 self.out.push(Action::CountRejected("malformed"));
                 self.error("malformed", &format!("hello rejected: {reason}"), id, req_id);
                 self.close(now, Close::rejected("malformed"));
@@ -308,12 +315,13 @@ impl Session {
         }
     }
 
-    fn error(&mut self, code: &str, message: &str, id: Option<String>, req_id: Option<String>) {
+    fn error(&mut self, code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) {
         let error = server::Error {
             code: code.to_owned(),
             message: message.to_owned(),
             id: id.or_else(|| req_id.clone()),
             req_id,
+            broker_time: None,
         };
         self.out.push(Action::Write(Frame::Error(error)));
     }
@@ -490,7 +498,7 @@ impl Session {
     }
 }
 
-fn echo(frame: &client::Frame) -> (Option<String>, Option<String>) {
+fn echo(frame: &client::Frame) -> (Option<EchoId>, Option<EchoId>) {
     match frame {
         client::Frame::Send(send) => (send.id.clone(), None),
         client::Frame::Request(Request { req_id, .. }) | client::Frame::Other { req_id, .. } => {

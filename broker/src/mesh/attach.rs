@@ -100,6 +100,7 @@ impl Mesh {
             message: message.to_owned(),
             id: None,
             req_id: None,
+            broker_time: None,
         };
         self.out.push(Effect::Count(Count::Rejected(code)));
         let refused = Effect::Refused { conn, number, frame: Some(Frame::Error(error)), close };
@@ -112,7 +113,8 @@ impl Mesh {
     fn decide(&mut self, now: Now, conn: ConnId) {
         let Some(mut arrival) = self.arrivals.remove(&conn) else { return };
         let number = arrival.number;
-        let Some(identity) = arrival.identity.clone() else { return };
+        let Some(mut identity) = arrival.identity.clone() else { return };
+        identity.tidy();
         let member = match check(&mut arrival.attach, &identity) {
             Ok(member) if self.revoked.contains_key(&member.id) => Err(revoked(&identity)),
             checked => checked,

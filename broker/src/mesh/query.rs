@@ -3,7 +3,7 @@
 
 use protocol::client::{Request, Verb};
 use protocol::server::{self, Frame, MessageStatusResult};
-use protocol::{MessageId, time};
+use protocol::{EchoId, MessageId, names, time};
 
 use super::facts::Fact;
 use super::io::{Answer, ConnId, Now, Question, Ticket};
@@ -34,7 +34,7 @@ pub(crate) enum Asked {
     /// What a peer wants to know. The next it asks waits: older clients match replies by order.
     Query { conn: ConnId, number: u64, request: Request },
     /// Whether the chain is whole. Nothing waits for this: it may take long.
-    Verify { conn: ConnId, number: u64, req_id: Option<String> },
+    Verify { conn: ConnId, number: u64, req_id: Option<EchoId> },
 }
 
 /// The store could not say.
@@ -122,7 +122,7 @@ impl Mesh {
     }
 
     /// Hidden peers are hidden from other members.
-    fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<String>) {
+    fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<EchoId>) {
         let own = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
         let own = own.map(|lease| lease.record.member.clone());
         let seen =
@@ -149,7 +149,7 @@ impl Mesh {
         }
     }
 
-    fn status(&self, asked: String, found: Vec<StoredMessage>, req_id: Option<String>) -> Frame {
+    fn status(&self, asked: String, found: Vec<StoredMessage>, req_id: Option<EchoId>) -> Frame {
         if found.len() > 1 {
             let text = format!("prefix matched {} messages — use a longer id", found.len());
             return error("ambiguous_prefix", &text, req_id);
@@ -205,7 +205,7 @@ fn identity(answer: Option<Answer>) -> Result<Option<Box<Identity>>, NoAnswer> {
     }
 }
 
-fn verified(answer: Option<&Answer>, req_id: Option<String>) -> Frame {
+fn verified(answer: Option<&Answer>, req_id: Option<EchoId>) -> Frame {
     match answer {
         Some(&Answer::AuditVerified { entries, broken_at }) => {
             Frame::AuditVerifyResult { valid: broken_at.is_none(), entries, broken_at, req_id }
@@ -219,7 +219,7 @@ fn audit_entry(entry: AuditEntry) -> server::AuditEntry {
     server::AuditEntry {
         id: entry.id,
         event_type: entry.event,
-        actor,
+        actor: names::tidied(&actor),
         payload: entry.payload,
         hash: entry.hash,
         created_at: time::iso(entry.created_at),
@@ -227,12 +227,13 @@ fn audit_entry(entry: AuditEntry) -> server::AuditEntry {
 }
 
 /// What a request is refused with.
-pub(super) fn error(code: &str, message: &str, req_id: Option<String>) -> Frame {
+pub(super) fn error(code: &str, message: &str, req_id: Option<EchoId>) -> Frame {
     Frame::Error(server::Error {
         code: code.to_owned(),
         message: message.to_owned(),
         // Some clients look for it there (protocol-core §1.2).
         id: req_id.clone(),
         req_id,
+        broker_time: None,
     })
 }

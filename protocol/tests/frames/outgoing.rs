@@ -55,10 +55,21 @@ fn hello_ack_2_4() {
 
 #[test]
 fn error_1_2() {
-    let error = Error { code: "no_hello".into(), message: "m".into(), id: None, req_id: None };
+    let error = Error {
+        code: "no_hello".into(),
+        message: "m".into(),
+        id: None,
+        req_id: None,
+        broker_time: None,
+    };
     assert_eq!(
         json_of(&Frame::Error(error.clone())),
         json!({"type": "error", "code": "no_hello", "message": "m"})
+    );
+    let skewed = Error { broker_time: Some(7), ..error.clone() };
+    assert_eq!(
+        json_of(&Frame::Error(skewed)),
+        json!({"type": "error", "code": "no_hello", "message": "m", "brokerTime": 7})
     );
     let both = Error { id: Some("i".into()), req_id: Some("q".into()), ..error };
     assert_eq!(
@@ -76,10 +87,16 @@ fn ack_4_3() {
         error: None,
         held: false,
         skipped: 0,
+        recipients: None,
         req_id: None,
     };
     let expected = json!({"type": "ack", "id": "1", "messageId": "m", "queued": true});
     assert_eq!(json_of(&Frame::Ack(accepted.clone())), expected);
+
+    let many = Ack { recipients: Some(0), ..accepted.clone() };
+    let expected =
+        json!({"type": "ack", "id": "1", "messageId": "m", "queued": true, "recipients": 0});
+    assert_eq!(json_of(&Frame::Ack(many)), expected);
 
     let partly = Ack { held: true, skipped: 2, ..accepted };
     let expected = json!({"type": "ack", "id": "1", "messageId": "m", "queued": true, "held": true,
