@@ -83,7 +83,7 @@ fn of_a_hello() -> Vec<Row> {
 fn of_a_connection() -> Vec<Row> {
     vec![
         (
-            "Verbs of a connection but `send` and `client_ack`",
+            "Verbs of a connection but `send` and `client_ack`, and its control frames; as many tiny pieces of messages",
             format!("{VERBS_PER_SECOND} a second, {VERB_BURST} at once"),
             "closed: `flood`",
         ),

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use protocol::client::{self, Frame};
-use protocol::limits;
+use protocol::{EchoId, limits, names};
 
 fuzz_target!(|bytes: &[u8]| {
     // As the broker reads binary frames.
@@ -13,14 +13,24 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Frame::Send(send)) => {
             assert!(send.target_spec.len() <= limits::TARGET_BYTES);
             assert!(!send.ciphertext.contains('\0') && !send.nonce.contains('\0'));
-            assert!(send.id.is_none_or(|id| id.len() <= limits::ID_BYTES && !id.contains('\0')));
+            assert!(
+                !send.target_spec.starts_with('@') || !send.target_spec.contains(names::is_unsafe)
+            );
+            assert!(send.id.is_none_or(|id| fits(&id, limits::ID_BYTES)));
         }
-        Ok(_) => assert!(text.trim_start().starts_with('{')),
+        Ok(_) => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            assert!(text.trim_start().starts_with('{'));
+        }
         Err(refused) => {
             assert!(!refused.reason.is_empty());
             for id in [refused.id, refused.req_id].into_iter().flatten() {
-                assert!(id.len() <= limits::ECHO_BYTES && !id.contains('\0'));
+                assert!(fits(&id, limits::ECHO_BYTES));
             }
         }
     }
 });
+
+fn fits(id: &EchoId, most: usize) -> bool {
+    id.as_text().is_none_or(|text| text.len() <= most && !text.contains('\0'))
+}

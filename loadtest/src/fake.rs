@@ -173,7 +173,7 @@ fn deliver(
     shared: &mut Shared,
     fault: Fault,
 ) -> Option<()> {
-    let id = send.id.as_deref().unwrap();
+    let id = send.id.as_ref().and_then(protocol::EchoId::as_text).unwrap();
     let attempt = shared.attempts.entry(id.to_owned()).or_default();
     *attempt += 1;
     let first = *attempt == 1;
@@ -182,7 +182,7 @@ fn deliver(
         let ack = Ack {
             queued: error.is_none(),
             message_id: format!("m-{id}"),
-            ..Ack::refused(Some(id.to_owned()), error.unwrap_or_default())
+            ..Ack::refused(Some(id.into()), error.unwrap_or_default())
         };
         let error = error.map(str::to_owned);
         outbox.try_send(protocol::server::Frame::Ack(Ack { error, ..ack }).to_json()).unwrap();
@@ -224,7 +224,7 @@ fn forward(send: &client::Send, me: &str, shared: &mut Shared, fault: Fault, fau
 
 fn push(send: &client::Send, me: &str) -> String {
     Push {
-        message_id: &format!("m-{}", send.id.as_deref().unwrap()),
+        message_id: &format!("m-{}", send.client_message_id.as_deref().unwrap()),
         mesh_id: "mesh",
         sender_pubkey: me,
         priority: send.priority,

@@ -1,6 +1,7 @@
 //! Frames a peer sends: one JSON object each, told apart by `type`.
 //!
 //! [`parse`] checks shape and bounds and nothing else; what a value means is the broker's to say.
+//! Texts that are shown to people are made safe to show ([`names`]).
 //! A refusal ([`Malformed`]) carries what the answer needs: the verb and the ids to echo.
 
 mod request;
@@ -8,11 +9,11 @@ mod request;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use request::{PeerProfile, Request, Selection, Stats, Status, VERBS, Verb};
 
-use crate::limits;
+use crate::echo::Lax;
+use crate::{EchoId, lenient, limits, names};
 
 /// A frame of known shape.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +33,7 @@ pub enum Frame {
         /// The frame's `type`.
         verb: String,
         /// Echoed in the reply; without it there is none.
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
 }
 
@@ -43,9 +44,9 @@ pub struct Malformed {
     /// The frame's `type`, where it had one.
     pub verb: Option<String>,
     /// The frame's `id`, where it had one within bounds.
-    pub id: Option<String>,
+    pub id: Option<EchoId>,
     /// The frame's `_reqId`, likewise.
-    pub req_id: Option<String>,
+    pub req_id: Option<EchoId>,
     /// What is wrong, in words for the sender.
     pub reason: String,
 }
@@ -181,7 +182,7 @@ impl Priority {
 pub struct Send {
     /// Echoed in the ack.
     #[serde(default)]
-    pub id: Option<String>,
+    pub id: Option<EchoId>,
     /// Whom it is for.
     pub target_spec: String,
     /// How urgent it is.
@@ -234,42 +235,56 @@ struct Head<'a> {
 #[derive(Deserialize, Default)]
 struct Echo {
     #[serde(default, rename = "type")]
-    verb: Value,
+    verb: Lax,
     #[serde(default)]
-    id: Value,
+    id: Lax,
     #[serde(default, rename = "_reqId")]
-    req_id: Value,
+    req_id: Lax,
 }
 
 /// What a frame of an unknown verb may carry.
 #[derive(Deserialize)]
 struct Unknown {
     #[serde(default, rename = "_reqId")]
-    req_id: Option<String>,
+    req_id: Option<EchoId>,
+}
+
+/// Why a text is no frame.
+enum Fault {
+    /// It is no JSON, or a field has the wrong type or is missing.
+    Shape(String),
+    /// A value is beyond its bound.
+    Bound(String),
 }
 
 /// How `JSON.stringify({type:"send",…})` begins: spares the hottest verb its first reading.
 const SEND_PREFIX: &str = r#"{"type":"send","#;
 
-/// Reads one frame.
+/// Reads one frame, as JavaScript writes it: a whole float is an integer, a field that is `null` is
+/// not there, half of a surrogate pair is `U+FFFD`, and a byte order mark is passed over.
 ///
 /// # Errors
 /// [`Malformed`] if it is no JSON object with a `type`, if a field has the wrong type, exceeds its
 /// bound in [`limits`] or contains `U+0000`. Signatures are not bounded here: what verifies them is.
 pub fn parse(text: &str) -> Result<Frame, Malformed> {
-    read(text).map_err(|reason| refuse(text, reason))
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match read(text) {
+        Ok(frame) => Ok(frame),
+        Err(Fault::Bound(reason)) => Err(refuse(text, reason)),
+        Err(Fault::Shape(reason)) => read_again(text, reason),
+    }
 }
 
-fn read(text: &str) -> Result<Frame, String> {
+fn read(text: &str) -> Result<Frame, Fault> {
     if text.starts_with(SEND_PREFIX) {
         return bounded(Frame::Send(typed(text)?));
     }
     // serde would fill a struct from an array too, field by field.
     if !text.trim_start().starts_with('{') {
-        return Err("a frame is a JSON object".to_owned());
+        return Err(Fault::Shape("a frame is a JSON object".to_owned()));
     }
     let head: Head<'_> = typed(text)?;
-    let verb = head.verb.ok_or("a frame needs a type")?;
+    let verb = head.verb.ok_or_else(|| Fault::Shape("a frame needs a type".to_owned()))?;
     bounded(match verb.as_ref() {
         "hello" => Frame::Hello(typed(text)?),
         "session_hello" => Frame::SessionHello(typed(text)?),
@@ -280,93 +295,195 @@ fn read(text: &str) -> Result<Frame, String> {
     })
 }
 
-fn typed<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+/// Reads what could not be read as it is.
+fn read_again(text: &str, reason: String) -> Result<Frame, Malformed> {
+    let text = lenient::mend(text);
+    let Some(plain) = lenient::plain(&text) else { return Err(refuse(&text, reason)) };
+    read(&plain).map_err(|fault| match fault {
+        Fault::Shape(reason) | Fault::Bound(reason) => refuse(&text, reason),
+    })
+}
+
+fn typed<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|error| Fault::Shape(error.to_string()))
 }
 
 fn refuse(text: &str, reason: String) -> Malformed {
-    let echo: Echo = serde_json::from_str(text).unwrap_or_default();
-    let word = |value: Value| match value {
-        Value::String(text) if check("id", &text, limits::ECHO_BYTES).is_ok() => Some(text),
+    let Echo { verb, id, req_id } = serde_json::from_str(text).unwrap_or_default();
+    let bounded = |id: Lax| id.0.filter(|id| check_id("id", id, limits::ECHO_BYTES).is_ok());
+    let verb = match bounded(verb) {
+        Some(EchoId::Text(verb)) => Some(verb),
         _ => None,
     };
-    Malformed { verb: word(echo.verb), id: word(echo.id), req_id: word(echo.req_id), reason }
+    Malformed { verb, id: bounded(id), req_id: bounded(req_id), reason }
 }
 
-/// Checks every text of the frame against its bound.
-fn bounded(frame: Frame) -> Result<Frame, String> {
-    match &frame {
+/// Checks every text of the frame against its bound, and makes safe to show what is shown.
+fn bounded(mut frame: Frame) -> Result<Frame, Fault> {
+    match tidied(&mut frame) {
+        Ok(()) => Ok(frame),
+        Err(reason) => Err(Fault::Bound(reason)),
+    }
+}
+
+// Every pattern names all fields: a new one has to be dealt with here.
+fn tidied(frame: &mut Frame) -> Result<(), String> {
+    match frame {
         Frame::Hello(hello) => {
-            check("meshId", &hello.mesh_id, limits::ID_BYTES)?;
-            check("memberId", &hello.member_id, limits::ID_BYTES)?;
-            check("pubkey", &hello.pubkey, limits::ID_BYTES)?;
-            maybe("sessionPubkey", hello.session_pubkey.as_ref(), limits::ID_BYTES)?;
-            check_profile(&hello.profile)?;
+            let Hello {
+                mesh_id,
+                member_id,
+                pubkey,
+                session_pubkey,
+                profile,
+                timestamp: _,
+                signature: _,
+            } = hello;
+            check("meshId", mesh_id, limits::ID_BYTES)?;
+            check("memberId", member_id, limits::ID_BYTES)?;
+            check("pubkey", pubkey, limits::ID_BYTES)?;
+            maybe("sessionPubkey", session_pubkey.as_ref(), limits::ID_BYTES)?;
+            tidy_profile(profile)
         }
         Frame::SessionHello(hello) => {
-            check("meshId", &hello.mesh_id, limits::ID_BYTES)?;
-            maybe("parentMemberId", hello.parent_member_id.as_ref(), limits::ID_BYTES)?;
-            check("parentMemberPubkey", &hello.parent_member_pubkey, limits::ID_BYTES)?;
-            check("sessionPubkey", &hello.session_pubkey, limits::ID_BYTES)?;
-            check_profile(&hello.profile)?;
+            let SessionHello {
+                mesh_id,
+                parent_member_id,
+                parent_member_pubkey,
+                session_pubkey,
+                parent_attestation: _,
+                profile,
+                timestamp: _,
+                signature: _,
+            } = hello;
+            check("meshId", mesh_id, limits::ID_BYTES)?;
+            maybe("parentMemberId", parent_member_id.as_ref(), limits::ID_BYTES)?;
+            check("parentMemberPubkey", parent_member_pubkey, limits::ID_BYTES)?;
+            check("sessionPubkey", session_pubkey, limits::ID_BYTES)?;
+            tidy_profile(profile)
         }
-        Frame::Send(send) => {
-            maybe("id", send.id.as_ref(), limits::ID_BYTES)?;
-            check("targetSpec", &send.target_spec, limits::TARGET_BYTES)?;
-            check("nonce", &send.nonce, usize::MAX)?;
-            check("ciphertext", &send.ciphertext, usize::MAX)?;
-            maybe("client_message_id", send.client_message_id.as_ref(), limits::ID_BYTES)?;
-            maybe("request_fingerprint", send.request_fingerprint.as_ref(), limits::ID_BYTES)?;
-            maybe("replyToId", send.reply_to_id.as_ref(), limits::ID_BYTES)?;
-            maybe("offline", send.offline.as_ref(), limits::ID_BYTES)?;
-            list("mentions", send.mentions.as_deref(), limits::MENTIONS)?;
+        Frame::Send(send) => tidy_send(send),
+        Frame::ClientAck(ClientAck { client_message_id, broker_message_id }) => {
+            maybe("clientMessageId", client_message_id.as_ref(), limits::ID_BYTES)?;
+            maybe("brokerMessageId", broker_message_id.as_ref(), limits::ID_BYTES)
         }
-        Frame::ClientAck(ack) => {
-            maybe("clientMessageId", ack.client_message_id.as_ref(), limits::ID_BYTES)?;
-            maybe("brokerMessageId", ack.broker_message_id.as_ref(), limits::ID_BYTES)?;
-        }
-        Frame::Request(request) => {
-            maybe("_reqId", request.req_id.as_ref(), limits::ID_BYTES)?;
-            request.verb.check()?;
+        Frame::Request(Request { verb, req_id }) => {
+            maybe_id("_reqId", req_id.as_ref())?;
+            verb.tidy()
         }
         Frame::Other { verb, req_id } => {
             check("type", verb, limits::NAME_BYTES)?;
-            maybe("_reqId", req_id.as_ref(), limits::ID_BYTES)?;
+            maybe_id("_reqId", req_id.as_ref())
         }
     }
-    Ok(frame)
 }
 
-fn check_profile(profile: &Profile) -> Result<(), String> {
-    check("sessionId", &profile.session_id, limits::NAME_BYTES)?;
-    check("cwd", &profile.cwd, limits::PATH_BYTES)?;
+fn tidy_send(send: &mut Send) -> Result<(), String> {
+    let Send {
+        id,
+        target_spec,
+        priority: _,
+        nonce,
+        ciphertext,
+        client_message_id,
+        request_fingerprint,
+        reply_to_id,
+        offline,
+        mentions,
+        body_version: _,
+    } = send;
+    maybe_id("id", id.as_ref())?;
+    check("targetSpec", target_spec, limits::TARGET_BYTES)?;
+    names::tidy_target(target_spec);
+    check("targetSpec", target_spec, limits::TARGET_BYTES)?;
+    check("nonce", nonce, usize::MAX)?;
+    check("ciphertext", ciphertext, usize::MAX)?;
+    maybe("client_message_id", client_message_id.as_ref(), limits::ID_BYTES)?;
+    maybe("request_fingerprint", request_fingerprint.as_ref(), limits::ID_BYTES)?;
+    maybe("replyToId", reply_to_id.as_ref(), limits::ID_BYTES)?;
+    maybe("offline", offline.as_ref(), limits::ID_BYTES)?;
+    let mentions = mentions.as_deref().unwrap_or_default();
+    count("mentions", mentions.len(), limits::MENTIONS)?;
+    mentions.iter().try_for_each(|name| check("mentions", name, limits::NAME_BYTES))
+}
+
+fn tidy_profile(profile: &mut Profile) -> Result<(), String> {
+    let Profile {
+        display_name,
+        session_id,
+        pid: _,
+        cwd,
+        hostname,
+        channel,
+        model,
+        peer_type,
+        groups,
+    } = profile;
+    shown("sessionId", session_id, limits::NAME_BYTES)?;
+    shown("cwd", cwd, limits::PATH_BYTES)?;
     for (name, value) in [
-        ("displayName", &profile.display_name),
-        ("hostname", &profile.hostname),
-        ("channel", &profile.channel),
-        ("model", &profile.model),
-        ("peerType", &profile.peer_type),
+        ("displayName", display_name),
+        ("hostname", hostname),
+        ("channel", channel),
+        ("model", model),
+        ("peerType", peer_type),
     ] {
-        maybe(name, value.as_ref(), limits::NAME_BYTES)?;
+        maybe_shown(name, value.as_mut(), limits::NAME_BYTES)?;
     }
-    let groups = profile.groups.as_deref().unwrap_or_default();
-    if groups.len() > limits::GROUPS {
-        return Err(format!("groups: at most {} are allowed", limits::GROUPS));
-    }
-    groups.iter().try_for_each(check_group)
+    let groups = groups.as_deref_mut().unwrap_or_default();
+    count("groups", groups.len(), limits::GROUPS)?;
+    groups.iter_mut().try_for_each(Group::bounded)
 }
 
-fn check_group(group: &Group) -> Result<(), String> {
-    check("group name", &group.name, limits::NAME_BYTES)?;
-    maybe("group role", group.role.as_ref(), limits::NAME_BYTES)
+impl Group {
+    /// Makes its texts safe to show.
+    pub fn tidy(&mut self) {
+        let Self { name, role } = self;
+        names::tidy_group(name);
+        role.iter_mut().for_each(names::tidy);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check("group name", &self.name, limits::NAME_BYTES)?;
+        maybe("group role", self.role.as_ref(), limits::NAME_BYTES)
+    }
+
+    fn bounded(&mut self) -> Result<(), String> {
+        self.check()?;
+        self.tidy();
+        self.check()
+    }
 }
 
-fn list(name: &str, values: Option<&[String]>, most: usize) -> Result<(), String> {
-    let values = values.unwrap_or_default();
-    if values.len() > most {
-        return Err(format!("{name}: at most {most} are allowed"));
-    }
-    values.iter().try_for_each(|value| check(name, value, limits::NAME_BYTES))
+fn tidy_group_name(name: &mut String) -> Result<(), String> {
+    check("group name", name, limits::NAME_BYTES)?;
+    names::tidy_group(name);
+    check("group name", name, limits::NAME_BYTES)
+}
+
+/// Checks a text that is shown to people, and makes it safe to show. The bound holds for what was
+/// sent and for what is kept.
+fn shown(name: &str, value: &mut String, max: usize) -> Result<(), String> {
+    check(name, value, max)?;
+    names::tidy(value);
+    check(name, value, max)
+}
+
+fn maybe_shown(name: &str, value: Option<&mut String>, max: usize) -> Result<(), String> {
+    value.map_or(Ok(()), |value| shown(name, value, max))
+}
+
+fn maybe_id(name: &str, id: Option<&EchoId>) -> Result<(), String> {
+    id.map_or(Ok(()), |id| check_id(name, id, limits::ID_BYTES))
+}
+
+/// A number or a boolean is short.
+fn check_id(name: &str, id: &EchoId, max: usize) -> Result<(), String> {
+    id.as_text().map_or(Ok(()), |text| check(name, text, max))
+}
+
+fn count(name: &str, count: usize, most: usize) -> Result<(), String> {
+    if count > most { Err(format!("{name}: at most {most} are allowed")) } else { Ok(()) }
 }
 
 fn maybe(name: &str, value: Option<&String>, max: usize) -> Result<(), String> {

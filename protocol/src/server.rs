@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use self::text::{Row, Text, bytes_of};
+use crate::EchoId;
 use crate::client::{Group, PeerProfile, Priority, Stats, Status};
 
 /// A reply or a notice; envelopes travel as [`Push`].
@@ -38,7 +39,7 @@ pub enum Frame {
         peers: Vec<Row>,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
     /// What became of a message.
     MessageStatusResult(MessageStatusResult),
@@ -52,7 +53,7 @@ pub enum Frame {
         banned: String,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
     /// A member was let in again.
     UnbanAck {
@@ -60,7 +61,7 @@ pub enum Frame {
         unbanned: String,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
     /// Who has been removed.
     ListBansResult {
@@ -68,7 +69,7 @@ pub enum Frame {
         bans: Vec<Ban>,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
     /// What has happened.
     AuditResult {
@@ -78,7 +79,7 @@ pub enum Frame {
         total: u64,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
     /// Whether the audit chain is whole.
     #[serde(rename_all = "camelCase")]
@@ -92,7 +93,7 @@ pub enum Frame {
         broken_at: Option<i64>,
         /// Of the request.
         #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
     },
 }
 
@@ -204,10 +205,13 @@ pub struct Error {
     pub message: String,
     /// Of the frame refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    pub id: Option<EchoId>,
     /// Of the request refused.
     #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-    pub req_id: Option<String>,
+    pub req_id: Option<EchoId>,
+    /// The broker's time in milliseconds since the Unix epoch, where a clock was the reason.
+    #[serde(rename = "brokerTime", skip_serializing_if = "Option::is_none")]
+    pub broker_time: Option<i64>,
 }
 
 /// `ack` (protocol-core §4.3).
@@ -215,7 +219,7 @@ pub struct Error {
 #[serde(rename_all = "camelCase")]
 pub struct Ack {
     /// The `send`'s id, or empty.
-    pub id: String,
+    pub id: EchoId,
     /// The envelope's id, or empty if refused.
     pub message_id: String,
     /// Whether the envelope is durable.
@@ -229,14 +233,17 @@ pub struct Ack {
     /// Recipients left out because their queues are full.
     #[serde(skip_serializing_if = "is_zero")]
     pub skipped: usize,
+    /// To a group, a topic or everybody: how many it waits for. A retry may not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<usize>,
     /// Of the request, where that is no `send`.
     #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-    pub req_id: Option<String>,
+    pub req_id: Option<EchoId>,
 }
 
 impl Ack {
     /// A refusal.
-    pub fn refused(id: Option<String>, error: impl Into<String>) -> Self {
+    pub fn refused(id: Option<EchoId>, error: impl Into<String>) -> Self {
         Self {
             id: id.unwrap_or_default(),
             message_id: String::new(),
@@ -244,12 +251,13 @@ impl Ack {
             error: Some(error.into()),
             held: false,
             skipped: 0,
+            recipients: None,
             req_id: None,
         }
     }
 
     /// What `set_visible` and `set_profile` are answered (protocol-core §4.3).
-    pub fn done(req_id: Option<String>) -> Self {
+    pub fn done(req_id: Option<EchoId>) -> Self {
         Self { error: None, req_id: req_id.clone(), ..Self::refused(req_id, "") }
     }
 }
@@ -395,7 +403,7 @@ pub struct Ended {
     pub skipped_control_plane: Vec<String>,
     /// Of the request.
     #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-    pub req_id: Option<String>,
+    pub req_id: Option<EchoId>,
 }
 
 /// Part of `list_bans_result`.
@@ -444,7 +452,7 @@ pub struct MessageStatusResult {
     pub recipients: Vec<Recipient>,
     /// Of the request.
     #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
-    pub req_id: Option<String>,
+    pub req_id: Option<EchoId>,
 }
 
 /// Part of [`MessageStatusResult`].

@@ -4,5 +4,6 @@
 
 mod frames {
     mod incoming;
+    mod javascript;
     mod outgoing;
 }

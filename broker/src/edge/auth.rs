@@ -1,9 +1,9 @@
 //! What of a hello can be checked without the store: shape, times, signatures (protocol-core §2).
 
-use protocol::Close;
 use protocol::canonical;
 use protocol::client::{Hello, SessionHello};
 use protocol::signature::{self, Refused, is_lowercase_key};
+use protocol::{Close, time};
 
 use crate::mesh::io::{Attach, ReadAt, SessionKey};
 
@@ -21,11 +21,26 @@ pub struct Rejection {
     pub message: String,
     /// The metric's label: tells an attestation's faults from a hello's.
     pub label: &'static str,
+    /// This broker's clock in milliseconds since the Unix epoch, where the peer's differs.
+    pub broker_time: Option<i64>,
 }
 
 impl Rejection {
     fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), label: code }
+        Self { code, message: message.into(), label: code, broker_time: None }
+    }
+
+    /// What of a signed hello does not hold. Of a clock that is off, the peer is told by how much: it
+    /// cannot look at ours.
+    fn unsigned(verb: &str, code: &'static str, label: &'static str, wall: i64) -> Self {
+        let mut rejection = Self::new(code, format!("{verb} rejected: {code}"));
+        rejection.label = label;
+        if code == "timestamp_skew" {
+            let told = format!(" (broker time {}, {wall} ms)", time::iso(wall));
+            rejection.message.push_str(&told);
+            rejection.broker_time = Some(wall);
+        }
+        rejection
     }
 
     /// How the socket ends.
@@ -42,7 +57,7 @@ pub fn hello(hello: Hello, wall: i64) -> Result<Attach, Rejection> {
     }
     let text = canonical::hello(&hello.mesh_id, &hello.member_id, &hello.pubkey, hello.timestamp);
     signed(&hello.pubkey, &hello.signature, &text, hello.timestamp, wall)
-        .map_err(|code| Rejection::new(code, format!("hello rejected: {code}")))?;
+        .map_err(|code| Rejection::unsigned("hello", code, code, wall))?;
     Ok(Attach {
         pubkey: hello.pubkey.into(),
         member: Some(hello.member_id.into()),
@@ -71,7 +86,7 @@ pub fn session_hello(hello: SessionHello, wall: i64) -> Result<Attach, Rejection
             "malformed" => "session_malformed",
             _ => "session_bad_signature",
         };
-        Rejection { code, message: format!("session_hello rejected: {code}"), label }
+        Rejection::unsigned("session_hello", code, label, wall)
     })?;
     Ok(Attach {
         pubkey: hello.parent_member_pubkey.into(),
@@ -97,6 +112,7 @@ fn attested(hello: &SessionHello, wall: i64) -> Result<(), Rejection> {
         code,
         message: format!("attestation rejected: {code}"),
         label,
+        broker_time: None,
     };
     let expires = attestation.expires_at;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds fit an f64 for 285,000 years")]

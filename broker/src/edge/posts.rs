@@ -1,5 +1,6 @@
 //! What is posted: the status hook (protocol-core §5.3) and joining by invite
-//! (protocol-features §3.1). Errors name what is wrong with the request, never the store's.
+//! (protocol-features §3.1). A body is JSON, whatever it is declared to be. Errors name what is wrong
+//! with the request, never the store's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use protocol::client::Status;
 use protocol::invite::Invite;
 use protocol::limits::{NAME_BYTES, PATH_BYTES};
-use protocol::{MemberId, id};
+use protocol::{MemberId, id, lenient, names};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -62,6 +63,10 @@ async fn tell_status(edge: &Edge, peer: SocketAddr, headers: &HeaderMap, body: B
         edge.metrics.hook_request_rate_limited();
         return Err(Refused(StatusCode::TOO_MANY_REQUESTS, "rate limited"));
     }
+    if edge.hook_token.is_none() && headers.contains_key(header::ORIGIN) {
+        // A page that its reader's browser lets post here is no hook.
+        return Err(Refused(StatusCode::FORBIDDEN, "hooks do not come from web pages"));
+    }
     if !may_hook(edge, headers) {
         return Err(Refused(StatusCode::UNAUTHORIZED, "unauthorized"));
     }
@@ -78,8 +83,15 @@ async fn tell_status(edge: &Edge, peer: SocketAddr, headers: &HeaderMap, body: B
     if !fits(cwd, PATH_BYTES) || !fits(session_id.unwrap_or_default(), NAME_BYTES) {
         return Err(bad("cwd or session_id is too long"));
     }
-    let pid = fields.get("pid").and_then(Value::as_i64);
-    let hook = Hook { session_id: session_id.map(str::to_owned), cwd: cwd.to_owned(), pid, status };
+    let pid = fields.get("pid").and_then(lenient::integer);
+    let trusted = edge.hook_token.is_some();
+    // As the hello that told of them was changed, or nothing would match.
+    let (cwd, session_id) = (names::tidied(cwd), session_id.map(names::tidied));
+    let hook = Hook { session_id, cwd, pid, status, trusted };
+    if hook.targets().is_empty() {
+        // As if nobody were there, and nothing waits for whoever comes.
+        return Ok(Json(json!({ "ok": true, "pending": true })));
+    }
     let told = edge.meshes.hook(hook).await.map_err(|error| unavailable(&error))?;
     Ok(Json(match told {
         Some(presence) => json!({ "ok": true, "presence_id": presence }),
@@ -137,7 +149,8 @@ fn joining(fields: &Map<String, Value>, now: i64) -> Result<Joining, Refused> {
         return Err(bad("peer_pubkey must be 64 hex characters"));
     }
     let name = text("display_name").trim();
-    if name.is_empty() || !fits(name, NAME_BYTES) {
+    let shown = names::tidied(name);
+    if name.is_empty() || !fits(name, NAME_BYTES) || !fits(&shown, NAME_BYTES) {
         return Err(bad("display_name required"));
     }
     if !matches!(invite.role.as_str(), "admin" | "member") {
@@ -153,7 +166,7 @@ fn joining(fields: &Map<String, Value>, now: i64) -> Result<Joining, Refused> {
         role: invite.role,
         member: MemberId::from(id::row_id(u128::from_le_bytes(entropy))),
         pubkey,
-        display_name: name.to_owned(),
+        display_name: shown,
         now,
     })
 }
@@ -162,10 +175,7 @@ async fn object(edge: &Edge, body: Body) -> Result<Map<String, Value>, Refused> 
     let bytes = to_bytes(body, edge.max_body_bytes)
         .await
         .map_err(|_| Refused(StatusCode::PAYLOAD_TOO_LARGE, "payload too large"))?;
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        _ => Err(bad("a JSON object is expected")),
-    }
+    lenient::object(&bytes).ok_or_else(|| bad("a JSON object is expected"))
 }
 
 fn fits(text: &str, most: usize) -> bool {

@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
-
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::socket::Connection;
@@ -47,31 +46,35 @@ pub fn routes(edge: Arc<Edge>) -> Router {
 async fn upgrade(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-    upgrade: Result<Upgrade, StatusCode>,
+    request: Request,
 ) -> Response {
-    if let Some(replay) = replay(&edge, &uri, &headers) {
+    let (mut parts, _) = request.into_parts();
+    if let Some(replay) = replay(&edge, &parts.uri, &parts.headers) {
         return replay;
     }
-    let Ok(upgrade) = upgrade else { return not_found().await };
+    let Some(upgrade) = Upgrade::of(&mut parts) else { return not_found().await };
     if edge.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is going away").into_response();
     }
-    let from = address::client(&headers, edge.address_header.as_ref(), peer);
+    let from = address::client(&parts.headers, edge.address_header.as_ref(), peer);
     let number = edge.sockets.fetch_add(1, Ordering::Relaxed);
     let Some(place) = edge.half_open.enter(from, number) else {
         let text = "too many sockets without hello from this address";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
-    let (tasks, most) = (edge.tasks.clone(), edge.max_frame_bytes);
+    let response = upgrade.response();
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(MAX_WRITE_BUFFER)
-        .max_message_size(Some(most))
-        .max_frame_size(Some(most));
-    upgrade.accept(config, &tasks, move |socket| Connection::new(edge, socket, number, place).run())
+        .max_message_size(Some(edge.max_frame_bytes))
+        .max_frame_size(Some(edge.max_frame_bytes));
+    edge.tasks.clone().spawn(async move {
+        if let Some(socket) = upgrade.socket(config).await {
+            Connection::new(edge, socket, number, place).run().await;
+        }
+    });
+    response
 }
 
 /// Asks Fly.io's proxy to bring the upgrade to the node that runs its mesh, if the request names it

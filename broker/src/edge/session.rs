@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use protocol::client::{self, Malformed, Request};
 use protocol::server::{self, Ack, Frame};
-use protocol::{Close, MeshId, close};
+use protocol::{Close, EchoId, MeshId, close};
 use router::link::Window;
 
 pub use self::cost::{COST_BURST, COST_PER_SECOND, COST_WAIT_MS};
@@ -36,7 +36,8 @@ use crate::mesh::io::{
 };
 use crate::model::{Envelope, Epoch};
 
-/// Verbs other than `send` and `client_ack` that a connection may use at once, and per second.
+/// Verbs other than `send` and `client_ack`, and control frames nobody asked for, that a connection
+/// may use at once, and per second.
 pub const VERB_BURST: u64 = 200;
 /// See [`VERB_BURST`].
 pub const VERBS_PER_SECOND: u64 = 50;
@@ -128,6 +129,8 @@ pub struct Session {
     order: Order,
     liveness: Liveness,
     hello_timeout_ms: Ms,
+    /// Pings that have not been answered.
+    pings: u32,
     out: Vec<Action>,
 }
 
@@ -153,6 +156,7 @@ impl Session {
             order: Order::default(),
             liveness: Liveness::new(now.mono),
             hello_timeout_ms: limits.hello_timeout_ms,
+            pings: 0,
             out: Vec::new(),
         }
     }
@@ -258,13 +262,20 @@ impl Session {
         }
     }
 
-    /// The peer sent a ping of its own.
-    pub fn pinged(&mut self, now: Now) {
+    /// The peer sent a ping of its own, which has been answered below. It counts as a verb does.
+    pub fn ping(&mut self, now: Now) {
         self.liveness.heard(now.mono);
+        if !self.is_closed() && !self.afford(now, 1) {
+            self.close(now, close::FLOOD);
+        }
     }
 
-    /// The peer answered a ping.
+    /// The peer answered a ping. Where there was none to answer, that counts as a verb does.
     pub fn pong(&mut self, now: Now, nonce: u64) {
+        match self.pings.checked_sub(1) {
+            Some(pings) => self.pings = pings,
+            None => self.ping(now),
+        }
         self.liveness.heard(now.mono);
         if matches!(self.phase, Phase::Attached) {
             self.out.push(Action::Pong(self.conn, nonce));
@@ -325,8 +336,9 @@ impl Session {
 
     fn reject(&mut self, now: Now, rejection: &Rejection) {
         self.out.push(Action::CountRejected(rejection.label));
-        let last = error(rejection.code, &rejection.message, None, None);
-        self.out.push(Action::Write(last));
+        let mut last = refusal(rejection.code, &rejection.message, None, None);
+        last.broker_time = rejection.broker_time;
+        self.out.push(Action::Write(Frame::Error(last)));
         self.close(now, rejection.close());
     }
 
@@ -336,7 +348,8 @@ impl Session {
         }
         let Malformed { verb, id, req_id, reason } = malformed;
         match verb.as_deref() {
-            Some("hello" | "session_hello") => {
+            // Whoever begins like this speaks something else; with a hello it may have begun well.
+            verb if self.is_greeting() || matches!(verb, Some("hello" | "session_hello")) => {
                 self.out.push(Action::CountRejected("malformed"));
                 let last = error("malformed", &format!("hello rejected: {reason}"), id, req_id);
                 self.out.push(Action::Write(last));
@@ -353,7 +366,7 @@ impl Session {
     }
 
     /// What was just read is refused here, in its turn.
-    fn error(&mut self, code: &str, message: &str, id: Option<String>, req_id: Option<String>) {
+    fn error(&mut self, code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) {
         self.order.say(error(code, message, id, req_id));
         self.answer();
     }
@@ -431,7 +444,7 @@ impl Session {
                 }
             }
             ToEdge::Event(frame) => self.out.push(Action::WriteEvent(frame)),
-            ToEdge::Probe(nonce) => self.out.push(Action::Ping(nonce)),
+            ToEdge::Probe(nonce) => self.send_ping(nonce),
         }
     }
 
@@ -528,7 +541,7 @@ impl Session {
         if matches!(self.phase, Phase::Attached) {
             match self.liveness.check(now.mono) {
                 Due::Nothing => {}
-                Due::Ping => self.out.push(Action::Ping(0)),
+                Due::Ping => self.send_ping(0),
                 Due::Gone => {
                     self.out.push(Action::Terminate);
                     self.closed(now, false);
@@ -545,6 +558,11 @@ impl Session {
         }
         self.window.restart(now.mono);
         self.liveness.stood_still(now.mono);
+    }
+
+    fn send_ping(&mut self, nonce: u64) {
+        self.pings = self.pings.saturating_add(1);
+        self.out.push(Action::Ping(nonce));
     }
 
     /// The owner does not answer, or does not know how: say so in its stead. Every refusal here may be retried.
@@ -572,16 +590,26 @@ impl Session {
     }
 }
 
-fn error(code: &str, message: &str, id: Option<String>, req_id: Option<String>) -> Frame {
-    Frame::Error(server::Error {
+fn error(code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) -> Frame {
+    Frame::Error(refusal(code, message, id, req_id))
+}
+
+fn refusal(
+    code: &str,
+    message: &str,
+    id: Option<EchoId>,
+    req_id: Option<EchoId>,
+) -> server::Error {
+    server::Error {
         code: code.to_owned(),
         message: message.to_owned(),
         id: id.or_else(|| req_id.clone()),
         req_id,
-    })
+        broker_time: None,
+    }
 }
 
-fn echo(frame: &client::Frame) -> (Option<String>, Option<String>) {
+fn echo(frame: &client::Frame) -> (Option<EchoId>, Option<EchoId>) {
     match frame {
         client::Frame::Send(send) => (send.id.clone(), None),
         client::Frame::Request(Request { req_id, .. }) | client::Frame::Other { req_id, .. } => {

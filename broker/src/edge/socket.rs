@@ -16,13 +16,14 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use protocol::server::Text;
 use protocol::{Close, close};
 use router::link::local::{Outbox, Taken};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::half_open::Place;
 use super::session::{Action, EdgeLimits, Session};
-use super::upgrade::WebSocket;
+use super::upgrade::{Pieces, Socket};
 use super::{Edge, Leave, long, wire};
 use crate::mesh::io::{ConnId, Input, LONG_ANSWER, ToEdge};
 use crate::seat::handle::{Gone, Handle};
@@ -61,12 +62,14 @@ fn next_conn(conn: ConnId) -> ConnId {
 /// See the module.
 pub(super) struct Connection {
     edge: Arc<Edge>,
-    socket: WebSocket,
+    socket: Socket,
     session: Session,
     place: Option<Place>,
     line: Option<Line>,
     /// The peer has said good-bye.
     left: bool,
+    /// What the peer sends can no longer be read as frames.
+    garbled: bool,
     /// The node sends its sockets away: close then, so.
     leave: Option<(Instant, Close)>,
 }
@@ -87,11 +90,12 @@ impl Drop for Line {
 }
 
 impl Connection {
-    pub(super) fn new(edge: Arc<Edge>, socket: WebSocket, number: u64, place: Place) -> Self {
+    pub(super) fn new(edge: Arc<Edge>, socket: Socket, number: u64, place: Place) -> Self {
         let conn = ConnId { process: edge.process, number };
         let limits = EdgeLimits { hello_timeout_ms: edge.hello_timeout_ms };
         let session = Session::new(conn, next_conn, limits, edge.clock.now());
-        Self { edge, socket, session, place: Some(place), line: None, left: false, leave: None }
+        let (place, line, leave) = (Some(place), None, None);
+        Self { edge, socket, session, place, line, left: false, garbled: false, leave }
     }
 
     pub(super) async fn run(mut self) {
@@ -178,7 +182,7 @@ impl Connection {
     }
 
     /// Reads what is there, up to a batch.
-    fn read(&mut self, first: Option<Result<Message, tungstenite::Error>>) {
+    fn read(&mut self, first: Option<Result<Message, Error>>) {
         let mut next = Some(first);
         let mut left = BATCH;
         while let Some(message) = next {
@@ -191,7 +195,7 @@ impl Connection {
         }
     }
 
-    fn understand(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
+    fn understand(&mut self, message: Option<Result<Message, Error>>) {
         let now = self.edge.clock.now();
         match message {
             Some(Ok(Message::Text(text))) => self.session.frame(now, &text),
@@ -202,13 +206,20 @@ impl Connection {
                 let nonce = bytes.as_ref().try_into().map_or(0, u64::from_be_bytes);
                 self.session.pong(now, nonce);
             }
-            Some(Ok(Message::Ping(_) | Message::Frame(_))) => self.session.pinged(now),
+            Some(Ok(Message::Ping(_))) => self.session.ping(now),
+            // Only written, never read.
+            Some(Ok(Message::Frame(_))) => {}
             Some(Ok(Message::Close(_))) => {
                 self.left = true;
                 self.session.closed(now, true);
             }
-            Some(Err(tungstenite::Error::Capacity(_))) => {
+            Some(Err(Error::Capacity(_))) => {
+                self.garbled = true;
                 self.session.close(now, close::FRAME_TOO_LARGE);
+            }
+            Some(Err(Error::Io(error))) if error.get_ref().is_some_and(|e| e.is::<Pieces>()) => {
+                self.garbled = true;
+                self.session.close(now, close::FLOOD);
             }
             None | Some(Err(_)) => self.session.closed(now, false),
         }
@@ -314,13 +325,22 @@ impl Connection {
         ended(patiently(self.socket.flush()).await)
     }
 
-    async fn say_goodbye(&mut self, close: Close) -> Result<(), tungstenite::Error> {
+    async fn say_goodbye(&mut self, close: Close) -> Result<(), Error> {
         let reason = Utf8Bytes::from_static(close.reason);
-        self.socket.send(Message::Close(Some(CloseFrame { code: close.code.into(), reason }))).await
+        let code = close.code.into();
+        self.socket.send(Message::Close(Some(CloseFrame { code, reason }))).await
     }
 
     async fn linger(&mut self) {
-        let rest = async { while let Some(Ok(_)) = self.socket.next().await {} };
+        let garbled = self.garbled;
+        let rest = async {
+            while let Some(Ok(_)) = self.socket.next().await {}
+            if garbled {
+                let mut rest = vec![0; 4096];
+                let stream = self.socket.get_mut().inner_mut();
+                while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+            }
+        };
         let _ = timeout(LINGER, rest).await;
     }
 }
@@ -371,7 +391,7 @@ async fn patiently<T>(written: impl Future<Output = T>) -> Option<T> {
     None
 }
 
-fn ended(written: Option<Result<(), tungstenite::Error>>) -> Result<(), Ended> {
+fn ended(written: Option<Result<(), Error>>) -> Result<(), Ended> {
     written.ok_or(Ended::Slow)?.map_err(|_| Ended::Lost)
 }
 

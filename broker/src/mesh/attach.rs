@@ -109,6 +109,7 @@ impl Mesh {
             message: message.to_owned(),
             id: None,
             req_id: None,
+            broker_time: None,
         };
         self.out.push(Effect::Count(Count::Rejected(code)));
         let refused = Effect::Refused { conn, number, frame: Some(Frame::Error(error)), close };
@@ -121,7 +122,8 @@ impl Mesh {
     fn decide(&mut self, now: Now, conn: ConnId) {
         let Some(mut arrival) = self.arrivals.remove(&conn) else { return };
         let number = arrival.number;
-        let Some(identity) = arrival.identity.clone() else { return };
+        let Some(mut identity) = arrival.identity.clone() else { return };
+        identity.tidy();
         let member = match check(&mut arrival.attach, &identity) {
             Ok(member) if self.is_barred(&member.id) => Err(revoked(&identity)),
             checked => checked,

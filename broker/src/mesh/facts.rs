@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use protocol::MemberId;
+use protocol::{MemberId, names};
 
 use super::io::{ConnId, Ms};
 use crate::model::{Capability, Grants, Sender, Topic};
@@ -98,7 +98,8 @@ impl Facts {
             self.read_at.retain(|fact, _| *fact == Fact::Grants);
         }
         self.read_at.insert(Fact::Topic(spec.clone()), now);
-        self.topics.insert(spec, topic.map(Arc::new));
+        let safe = |topic: Topic| Topic { name: names::tidied(&topic.name).into(), ..topic };
+        self.topics.insert(spec, topic.map(|topic| Arc::new(safe(topic))));
     }
 
     pub(crate) fn topic(&self, spec: &str) -> Option<Arc<Topic>> {

@@ -21,6 +21,9 @@ pub struct Hook {
     pub pid: Option<i64>,
     /// What is told.
     pub status: Status,
+    /// It has shown a token. Of one that has not, a directory alone means nobody: every peer of a
+    /// mesh sees the directories of the others.
+    pub trusted: bool,
 }
 
 impl Hook {
@@ -28,7 +31,8 @@ impl Hook {
     pub fn targets(&self) -> Vec<HookTarget> {
         let session = self.session_id.clone().map(HookTarget::Session);
         let process = HookTarget::Process { cwd: self.cwd.clone(), pid: self.pid };
-        session.into_iter().chain([process]).collect()
+        let process = Some(process).filter(|_| self.trusted || self.pid.is_some());
+        session.into_iter().chain(process).collect()
     }
 
     /// Of those a target fits, those it plainly means.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use protocol::client::{Request, Selection, Verb};
 use protocol::server::{self, Ended, Frame};
-use protocol::{Close, MemberId, close, time};
+use protocol::{Close, EchoId, MemberId, close, names, time};
 use router::link::RESULT_TIMEOUT_MS;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -49,7 +49,7 @@ impl Mesh {
         let target = match target {
             None => None,
             Some((Some(text), revoked)) if !text.is_empty() => {
-                Some(Target { text: text.clone(), revoked })
+                Some(Target { text: self.as_shown(text), revoked })
             }
             Some(_) => {
                 let frame = error("invalid", "target required", request.req_id.clone());
@@ -59,6 +59,15 @@ impl Mesh {
         self.stalled.entry(conn).or_default();
         let question = Question::Moderation { caller, command: command_key(conn, number), target };
         self.ask(question, Asked::Moderation { conn, number, request: request.clone() });
+    }
+
+    /// A row that others wrote may hold characters that nobody is shown: the store does not know its
+    /// name by what is shown instead, so the peer's key is asked for.
+    fn as_shown(&self, target: &str) -> String {
+        let shown = |lease: &Lease| &*lease.record.name == target;
+        let peer =
+            self.roster.iter().find(|(_, lease)| target.contains('\u{fffd}') && shown(lease));
+        peer.map_or_else(|| target.to_owned(), |(_, l)| l.record.member_pubkey.to_string())
     }
 
     pub(super) fn moderated(
@@ -81,10 +90,11 @@ impl Mesh {
         request: &Request,
         answer: Result<Moderation, NoAnswer>,
     ) -> Result<(), (&'static str, String)> {
-        let Ok(known) = answer else {
+        let Ok(mut known) = answer else {
             return Err(("unavailable", "the store cannot be asked now".to_owned()));
         };
         let here = self.member_of(conn);
+        known.tidy();
         let may = |caller: &Member| {
             let is_here = here.as_ref() == Some(&caller.id);
             let barred = self.may_not_moderate(&caller.id, is_here);
@@ -353,9 +363,9 @@ fn only_one(target: &str, matching: &[Member]) -> Result<(), (&'static str, Stri
 }
 
 /// `list_bans_result`.
-pub(super) fn bans(found: Vec<Ban>, req_id: Option<String>) -> Frame {
+pub(super) fn bans(found: Vec<Ban>, req_id: Option<EchoId>) -> Frame {
     let ban = |ban: Ban| server::Ban {
-        name: ban.name,
+        name: names::tidied(&ban.name),
         pubkey: ban.pubkey,
         revoked_at: time::iso(ban.revoked_at),
     };

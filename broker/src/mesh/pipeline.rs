@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::server::{Frame, HelloAck};
-use protocol::{Close, MemberId};
+use protocol::{Close, EchoId, MemberId};
 use router::link::{WINDOW_BYTES, WINDOW_COMMANDS};
 
 use super::io::{ConnId, Effect};
@@ -52,7 +52,7 @@ pub(crate) enum Then {
 pub(crate) struct Accepted {
     pub(crate) conn: ConnId,
     pub(crate) number: u64,
-    pub(crate) ack_id: Option<String>,
+    pub(crate) ack_id: Option<EchoId>,
     pub(crate) envelope: Arc<Envelope>,
     pub(crate) recipients: Vec<Recipient>,
     pub(crate) held: bool,

@@ -3,10 +3,10 @@
 //! A change is answered when it is durable; until then the edge would ask again, should the mesh
 //! change its epoch. It shows at once: in `peers_list`, and in what is delivered.
 
-use protocol::PresenceId;
 use protocol::client::{Group, PeerProfile, Stats, Status};
 use protocol::limits::GROUPS;
 use protocol::server::{Ack, Frame};
+use protocol::{EchoId, PresenceId};
 
 use super::io::{ConnId, Count, Effect, Ms, Now};
 use super::pipeline::Then;
@@ -78,7 +78,7 @@ impl Mesh {
         &mut self,
         conn: ConnId,
         number: u64,
-        req_id: Option<String>,
+        req_id: Option<EchoId>,
         to: &Change<'_>,
     ) {
         let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) else {

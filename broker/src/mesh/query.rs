@@ -3,7 +3,7 @@
 
 use protocol::client::{Request, Verb};
 use protocol::server::{self, Frame, MessageStatusResult, Row};
-use protocol::{MessageId, time};
+use protocol::{EchoId, MessageId, names, time};
 
 use super::facts::Fact;
 use super::io::{Answer, ConnId, Ms, Now, Question, Ticket};
@@ -54,7 +54,7 @@ pub(crate) enum Asked {
 pub(crate) struct Verifying {
     conn: ConnId,
     number: u64,
-    req_id: Option<String>,
+    req_id: Option<EchoId>,
     since: Ms,
 }
 
@@ -134,7 +134,7 @@ impl Mesh {
 
     /// A chain may be long: moderators alone have it walked, one at a time, from where this owner's
     /// last walk ended. A short one is walked from its beginning every time.
-    fn verify(&mut self, now: Now, conn: ConnId, number: u64, req_id: Option<String>) {
+    fn verify(&mut self, now: Now, conn: ConnId, number: u64, req_id: Option<EchoId>) {
         let lease = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
         if !lease.is_some_and(|lease| lease.record.moderator) {
             let text = "only owner or admin can verify the audit chain";
@@ -178,7 +178,7 @@ impl Mesh {
     }
 
     /// Hidden peers are hidden from other members.
-    fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<String>) {
+    fn list_peers(&mut self, conn: ConnId, number: u64, req_id: Option<EchoId>) {
         let own = self.roster.of_conn(conn).and_then(|no| self.roster.get(no));
         let own = own.map(|lease| lease.record.member.clone());
         let seen =
@@ -229,7 +229,7 @@ impl Mesh {
             || message.recipients.iter().chain(&message.waiting).any(theirs)
     }
 
-    fn status(&self, asked: String, found: Vec<StoredMessage>, req_id: Option<String>) -> Frame {
+    fn status(&self, asked: String, found: Vec<StoredMessage>, req_id: Option<EchoId>) -> Frame {
         if found.len() > 1 {
             let text = format!("prefix matched {} messages — use a longer id", found.len());
             return error("ambiguous_prefix", &text, req_id);
@@ -305,7 +305,7 @@ fn audit_entry(entry: AuditEntry) -> server::AuditEntry {
     server::AuditEntry {
         id: entry.id,
         event_type: entry.event,
-        actor,
+        actor: names::tidied(&actor),
         payload: entry.payload,
         hash: entry.hash,
         created_at: time::iso(entry.created_at),
@@ -313,12 +313,13 @@ fn audit_entry(entry: AuditEntry) -> server::AuditEntry {
 }
 
 /// What a request is refused with.
-pub(super) fn error(code: &str, message: &str, req_id: Option<String>) -> Frame {
+pub(super) fn error(code: &str, message: &str, req_id: Option<EchoId>) -> Frame {
     Frame::Error(server::Error {
         code: code.to_owned(),
         message: message.to_owned(),
         // Some clients look for it there (protocol-core §1.2).
         id: req_id.clone(),
         req_id,
+        broker_time: None,
     })
 }

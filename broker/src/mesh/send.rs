@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use protocol::MessageId;
 use protocol::client::Send;
 use protocol::server::{Ack, Frame};
+use protocol::{EchoId, MessageId};
 
 use super::audit;
 use super::facts::Fact;
@@ -294,7 +294,17 @@ impl Mesh {
         }
         let message_id = envelope.id.to_string();
         let id = ack_id.unwrap_or_default();
-        let ack = Ack { id, message_id, queued: true, error: None, held, skipped, req_id: None };
+        let recipients_of_many = targets::is_many(&envelope.target).then_some(recipients.len());
+        let ack = Ack {
+            id,
+            message_id,
+            queued: true,
+            error: None,
+            held,
+            skipped,
+            recipients: recipients_of_many,
+            req_id: None,
+        };
         self.reply(conn, number, Frame::Ack(ack));
         self.delivery.offer(&envelope, recipients);
     }
@@ -304,7 +314,7 @@ impl Mesh {
         &mut self,
         conn: ConnId,
         number: u64,
-        ack_id: Option<String>,
+        ack_id: Option<EchoId>,
         original: &Accepted,
         fingerprint: Option<&str>,
     ) {
@@ -325,7 +335,7 @@ impl Mesh {
         &mut self,
         conn: ConnId,
         number: u64,
-        ack_id: Option<String>,
+        ack_id: Option<EchoId>,
         label: &'static str,
         text: &str,
     ) {
@@ -333,7 +343,7 @@ impl Mesh {
         self.reply_refusal(conn, number, Frame::Ack(Ack::refused(ack_id, text)));
     }
 
-    pub(super) fn refuse_unavailable(&mut self, conn: ConnId, number: u64, id: Option<String>) {
+    pub(super) fn refuse_unavailable(&mut self, conn: ConnId, number: u64, id: Option<EchoId>) {
         self.refuse_send(conn, number, id, "unavailable", UNAVAILABLE);
     }
 

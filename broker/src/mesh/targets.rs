@@ -28,6 +28,11 @@ pub(crate) enum Resolved {
     Many(Vec<Reached>),
 }
 
+/// Whether a target is addressed to many, however few they are: `*`, a group or a topic.
+pub(crate) fn is_many(target: &str) -> bool {
+    target == "*" || target.starts_with(['@', '#'])
+}
+
 /// Resolves `target`, as sent by the lease `from`.
 pub(crate) fn resolve(
     roster: &Roster,

@@ -151,7 +151,7 @@ impl Scene {
 
     fn send_with(&mut self, number: u64, target: &str, change: impl FnOnce(&mut Send)) -> u64 {
         let mut send = Send {
-            id: Some("id".to_owned()),
+            id: Some("id".into()),
             target_spec: target.to_owned(),
             priority: Priority::Now,
             nonce: String::new(),
@@ -558,7 +558,7 @@ fn what_a_leaving_peer_asks_is_answered_behind_its_departure() {
     scene.judge(1, "ben", None);
     scene.results();
     let verb = Verb::SetVisible { visible: false };
-    scene.command(2, Command::Request(Request { verb, req_id: Some("id".to_owned()) }));
+    scene.command(2, Command::Request(Request { verb, req_id: Some("id".into()) }));
     assert!(scene.results().is_empty());
     scene.commit();
     assert_eq!(scene.results().len(), 2);
@@ -837,7 +837,7 @@ impl Scene {
     }
 
     fn lists(&mut self, number: u64) {
-        let request = Request { verb: Verb::ListPeers, req_id: Some("id".to_owned()) };
+        let request = Request { verb: Verb::ListPeers, req_id: Some("id".into()) };
         self.command(number, Command::Request(request));
     }
 }

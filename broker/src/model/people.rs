@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use protocol::MemberId;
 use protocol::client::Group;
+use protocol::{MemberId, names};
 use serde_json::Value;
 
 use super::{Pending, Place, SavedState, Sender};
@@ -52,6 +52,15 @@ pub struct Identity {
     pub pending: Option<Pending>,
 }
 
+impl Identity {
+    /// Makes safe to show what others may have written into the store.
+    pub fn tidy(&mut self) {
+        names::tidy(&mut self.mesh_name);
+        self.member.iter_mut().for_each(Member::tidy);
+        self.saved.iter_mut().for_each(SavedState::tidy);
+    }
+}
+
 /// A member row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {
@@ -78,6 +87,13 @@ pub struct Member {
 }
 
 impl Member {
+    /// Makes its texts safe to show.
+    pub fn tidy(&mut self) {
+        names::tidy(&mut self.display_name);
+        self.role_tag.iter_mut().for_each(names::tidy);
+        self.default_groups.iter_mut().for_each(Group::tidy);
+    }
+
     /// Whether it may kick and ban.
     pub fn may_moderate(&self) -> bool {
         self.owner || self.role == "admin"
@@ -143,6 +159,13 @@ pub struct Moderation {
     /// Members that answer to the target: those with that key, else those with that name, else
     /// those whose key begins with it. At most [`MATCHES`].
     pub matching: Vec<Member>,
+}
+
+impl Moderation {
+    /// Makes safe to show what others may have written into the store.
+    pub fn tidy(&mut self) {
+        self.caller.iter_mut().chain(&mut self.matching).for_each(Member::tidy);
+    }
 }
 
 /// Members looked up for one target: more than one is ambiguous already.

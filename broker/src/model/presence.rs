@@ -1,7 +1,7 @@
 //! Presences: leases, status, and what of them is kept.
 
 use protocol::client::{Group, PeerProfile, Status};
-use protocol::{MemberId, MeshId, PresenceId};
+use protocol::{MemberId, MeshId, PresenceId, names};
 use serde::{Deserialize, Serialize};
 
 /// A lease as stored: opaque but for whether its holder is away.
@@ -45,6 +45,15 @@ pub struct SavedState {
     pub stats: Totals,
     /// Milliseconds since the Unix epoch.
     pub seen_at: Option<i64>,
+}
+
+impl SavedState {
+    /// Makes its texts safe to show.
+    pub fn tidy(&mut self) {
+        self.groups.iter_mut().for_each(Group::tidy);
+        self.profile.tidy();
+        self.summary.iter_mut().for_each(names::tidy);
+    }
 }
 
 /// What a connection changes of its member's state: nothing else is touched, so that siblings do

@@ -398,6 +398,11 @@ mod tests {
         offline_queue: false,
         status: StatusLimits { hook_fresh_ms: 30_000, working_ms: 60_000 },
         kick_cooldown_ms: 10_000,
+        kick_session_ms: 900_000,
+        mesh_queue_bytes: 256 << 20,
+        recipient_queue_bytes: 64 << 20,
+        member_sessions: 100,
+        hello_rate: 0,
     };
 
     fn conn(number: u64) -> ConnId {

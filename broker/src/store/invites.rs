@@ -1,6 +1,7 @@
 //! What both backends check of an invite, and what an invite says of those who join by it.
 
 use protocol::client::Group;
+use protocol::names;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -63,13 +64,15 @@ impl Preset {
         let fields: Value = text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
         let word = |name: &str| {
             let text = fields.get(name).and_then(Value::as_str);
-            text.filter(|text| !text.is_empty()).map(str::to_owned)
+            text.filter(|text| !text.is_empty()).map(names::tidied)
         };
         let groups = fields.get("groups").and_then(|list| Vec::deserialize(list).ok());
+        let mut groups: Vec<Group> = groups.unwrap_or_default();
+        groups.iter_mut().for_each(Group::tidy);
         Self {
             display_name: word("displayName"),
             role_tag: word("roleTag"),
-            groups: groups.unwrap_or_default(),
+            groups,
             message_mode: word("messageMode"),
         }
     }

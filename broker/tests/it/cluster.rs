@@ -41,6 +41,25 @@ async fn peers_at_different_nodes_are_in_one_mesh() {
     assert_eq!(standing["pending"], 0, "{standing}");
 }
 
+/// Ids of any kind travel to the owner and back as they are.
+#[tokio::test]
+async fn ids_of_any_kind_come_back_from_another_node() {
+    let (_cluster, _mesh, mut ana, ben) = apart(&[]).await;
+    for id in [json!(7), json!(-1.5), json!(true), json!("7")] {
+        let mut send = crate::support::peer::envelope(&ben, &format!("text {id}"));
+        send["id"] = id.clone();
+        ana.post(&send).await;
+        let ack = ana.take("the ack", |frame| frame["type"] == "ack" && frame["id"] == id).await;
+        assert_eq!(ack["queued"], true, "{ack}");
+        ana.post(&json!({"type": "list_peers", "_reqId": id})).await;
+        let list = ana.take("the list", |frame| frame["_reqId"] == id).await;
+        assert_eq!(list["type"], "peers_list", "{list}");
+    }
+    let ack = ana.send("*", "to all").await;
+    ack.acknowledged();
+    assert_eq!(ack.0["recipients"], 1, "{ack:?}");
+}
+
 #[tokio::test]
 async fn status_shows_every_node_and_its_share() {
     let (cluster, _mesh, _ana, _ben) = apart(&[("REGION", "fra")]).await;

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::support::node::{Ground, Kind, Node, on_each_store};
 use crate::support::peer::{Hello, TestPeer, envelope};
@@ -92,7 +90,7 @@ async fn what_was_acked_survives_the_death_of_postgres() {
 }
 
 /// Nobody knows what becomes of a send whose commit has no answer: it is refused in words that ask
-/// for another try, in time for clients that wait ten seconds; and nobody is sent away.
+/// for another try, and nobody is sent away. (That it is in time, the simulator checks.)
 #[tokio::test]
 async fn sends_are_refused_while_postgres_does_not_answer() {
     let server = Server::shared();
@@ -105,13 +103,12 @@ async fn sends_are_refused_while_postgres_does_not_answer() {
     let first = ana.send(&ben, "before").await.acknowledged();
     assert_eq!(ben.next().await, "before");
     until("the ack confirms", async || ana.is_delivered(&first).await).await;
+    // What cannot be committed now may be done twice.
+    node.unsettle();
     proxy.pause();
-    let start = Instant::now();
     ana.post(&envelope(&ben, "during")).await;
     ben.round_trip().await;
     assert!(ana.ack_of("during").await.refused().starts_with("unavailable"));
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "it took {took:?}");
     // Whatever cannot be answered is refused by name, and nobody is sent away.
     let answer = ana.ask(json!({"type": "list_peers"})).await;
     assert!(answer["type"] == "peers_list" || answer["code"] == "unavailable", "{answer}");

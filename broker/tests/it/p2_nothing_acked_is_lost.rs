@@ -74,6 +74,7 @@ async fn what_was_confirmed_does_not_come_again(kind: Kind) {
     let one = ana.send(&ben, "one").await.acknowledged();
     assert_eq!(ben.next().await, "one");
     until("the ack confirms", async || ana.is_delivered(&one).await).await;
+    ben.expects_no_repetition();
     ben.reconnect().await;
     node.kill();
     node.restart().await;

@@ -37,6 +37,7 @@ async fn a_retry_after_a_restart_is_answered_with_the_first_id(kind: Kind) {
     let first = ana.send(&ben, "one").await.acknowledged();
     assert_eq!(ben.next().await, "one");
     until("the ack confirms", async || ana.is_delivered(&first).await).await;
+    ben.expects_no_repetition();
     node.kill();
     node.restart().await;
     ana.reconnect().await;

@@ -70,10 +70,10 @@ async fn a_return_after_a_restart_is_silent(kind: Kind) {
 
 /// Time without an owner does not count.
 async fn a_restart_longer_than_the_grace_is_silent(kind: Kind) {
-    let (mut node, mut ana, mut ben, _) = two_peers(kind, "3").await;
+    let (mut node, mut ana, mut ben, _) = two_peers(kind, "8").await;
     let presences = [ana.presence(), ben.presence()];
     node.kill();
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(9)).await;
     node.restart().await;
     ana.reconnect().await;
     ben.reconnect().await;

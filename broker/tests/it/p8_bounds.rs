@@ -6,6 +6,9 @@ use protocol::client::{PeerProfile, Profile, Stats};
 use protocol::limits::TEXT_BYTES;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::fattest::fattest;
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
@@ -274,6 +277,65 @@ async fn a_flood_before_hello_ends_the_socket() {
         }
         assert_eq!(socket.close_frame().await, (1008, "flood".into()), "{frame}");
     }
+}
+
+/// Control frames, and pieces of messages that carry nothing, cost the node its time as verbs do.
+#[tokio::test]
+async fn a_flood_of_control_frames_ends_the_socket() {
+    let piece = |first: bool, body: &'static str| {
+        let kind = Data::Text;
+        let kind = OpCode::Data(if first { kind } else { Data::Continue });
+        Message::Frame(Frame::message(body, kind, false))
+    };
+    let floods: [&dyn Fn(usize) -> Message; 4] = [
+        &|_| Message::Ping(vec![7; 8].into()),
+        &|_| Message::Pong(vec![0; 8].into()),
+        &|number| piece(number == 0, ""),
+        &|number| piece(number == 0, " "),
+    ];
+    let (node, mut ana, mut ben) = two_peers(&[]).await;
+    for (kind, flood) in floods.iter().enumerate() {
+        for number in 0..1000 {
+            ben.post_message(flood(number)).await;
+        }
+        assert_eq!(ben.close_frame().await, (1008, "flood".into()), "{kind}");
+        ana.round_trip().await;
+        ben.take_over().await;
+        ben.round_trip().await;
+        let mut silent = Socket::open(&node.address()).await;
+        for number in 0..1000 {
+            silent.post_message(flood(number)).await;
+        }
+        assert_eq!(silent.close_frame().await, (1008, "flood".into()), "{kind} before hello");
+    }
+}
+
+/// Keep-alives, answers to the broker's pings, and messages in pieces of some size are no flood.
+#[tokio::test]
+async fn what_clients_do_is_no_flood() {
+    let (_node, mut ana, mut ben) = two_peers(&[]).await;
+    for _ in 0..30 {
+        ben.post_message(Message::Ping(Vec::new().into())).await;
+        ben.post_message(Message::Pong(Vec::new().into())).await;
+    }
+    let mut send = envelope(&ana, "in pieces");
+    send["ciphertext"] = json!("x".repeat(60_000));
+    let text = send.to_string();
+    for round in 0..20 {
+        let text = text.replace("in pieces", &format!("in pieces {round}"));
+        let pieces: Vec<&[u8]> = text.as_bytes().chunks(1_000).collect();
+        for (index, piece) in pieces.iter().enumerate() {
+            let kind = if index == 0 { Data::Text } else { Data::Continue };
+            let frame = Frame::message(piece.to_vec(), OpCode::Data(kind), false);
+            ben.post_message(Message::Frame(frame)).await;
+        }
+        let end = Frame::message("", OpCode::Data(Data::Continue), true);
+        ben.post_message(Message::Frame(end)).await;
+        let id = format!("in pieces {round}");
+        ben.ack_of(&id).await.acknowledged();
+        assert_eq!(ana.next_push().await["client_message_id"], id.as_str());
+    }
+    ben.round_trip().await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ on_each_store!(
     each_wrong_session_hello_is_refused,
     a_removed_member_is_told_so,
     frames_before_hello_are_refused_and_forgiven,
+    what_is_no_frame_before_hello_ends_the_socket,
     frames_behind_hello_are_handled_in_order,
     frames_before_a_close_are_executed,
     a_second_hello_replaces_the_first,
@@ -39,7 +40,7 @@ async fn each_malformed_frame_is_answered(kind: Kind) {
         (no_target, "invalid: missing field `targetSpec`"),
         (send(json!({"priority": "soon"})), "invalid: unknown variant `soon`"),
         (send(json!({"nonce": 7})), "invalid: invalid type"),
-        (send(json!({"ciphertext": null})), "invalid: invalid type"),
+        (send(json!({"ciphertext": null})), "invalid: missing field `ciphertext`"),
         (send(json!({"ciphertext": "a\0b"})), "invalid: ciphertext: U+0000 is not allowed"),
         (send(json!({"client_message_id": long})), "invalid: client_message_id: 129 bytes"),
         (send(json!({"targetSpec": "#nowhere"})), "not_found: no such topic"),
@@ -339,6 +340,31 @@ async fn frames_before_hello_are_refused_and_forgiven(kind: Kind) {
     assert_eq!(socket.next_frame().await["type"], "hello_ack");
     ana.expect_event("peer_joined", "eve").await;
     assert_eq!(ana.texts().await, [""; 0]);
+}
+
+async fn what_is_no_frame_before_hello_ends_the_socket(kind: Kind) {
+    let (node, mut ana, _ben, mesh) = two_peers(kind).await;
+    let hello = Hello::session(&mesh, "eve").frame().to_string();
+    for (text, id) in [
+        ("GET / HTTP/1.1", Value::Null),
+        ("{}", Value::Null),
+        (r#"{"type":"list_peers","_reqId":7,"#, Value::Null),
+        (r#"{"type":"message_status","messageId":[],"_reqId":7}"#, json!(7)),
+        (r#"{"type":"send","id":"1"}"#, json!("1")),
+        (&hello[..hello.len() - 1], Value::Null),
+    ] {
+        let mut socket = Socket::open(&node.address()).await;
+        socket.post_text(text).await;
+        let error = socket.next_frame().await;
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!("malformed")),
+            "{text}"
+        );
+        assert_eq!(error["id"], id, "{text}");
+        assert_eq!(socket.close_frame().await, (1008, "malformed".into()), "{text}");
+    }
+    assert_eq!(ana.events().await, []);
 }
 
 async fn frames_behind_hello_are_handled_in_order(kind: Kind) {

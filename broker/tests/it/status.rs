@@ -16,6 +16,8 @@ on_each_store!(
     a_hook_names_a_session_or_else_a_process,
     a_hook_that_could_mean_two_people_means_nobody,
     a_hook_ahead_of_its_session_waits_for_it,
+    a_directory_alone_means_nobody_without_a_token,
+    a_hooks_numbers_may_be_texts,
     a_status_outlives_its_connection,
 );
 
@@ -134,6 +136,55 @@ async fn a_hook_ahead_of_its_session_waits_for_it(kind: Kind) {
     assert_eq!(status_of(&mut ana, "next").await, "idle");
 }
 
+/// Every mate sees the directories of the others; what `pid` it is, nobody does.
+async fn a_directory_alone_means_nobody_without_a_token(kind: Kind) {
+    let place = json!({"sessionId": "s-1", "cwd": "/app", "pid": 1, "displayName": "eve"});
+    let told = json!({"cwd": "/app", "status": "working"}).to_string();
+    let (node, mut ana, _ben, mesh) = two_peers(kind, &[]).await;
+    let _eve = TestPeer::join(&node, Hello::session(&mesh, "eve").with(&place)).await;
+    for body in [
+        told.clone(),
+        json!({"cwd": "/app", "status": "working", "pid": null, "session_id": ""}).to_string(),
+        json!({"cwd": "/app", "status": "working", "session_id": "another"}).to_string(),
+        json!({"cwd": "/app", "status": "working", "pid": "none"}).to_string(),
+    ] {
+        let answer = node.post("/hook/set-status", &body).await;
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({"ok": true, "pending": true})),
+            "{body}"
+        );
+        assert_eq!(status_of(&mut ana, "eve").await, "idle", "{body}");
+    }
+    // Nor does it wait for whoever comes next.
+    let next = Hello::session(&mesh, "eve").with(&place).with(&json!({"displayName": "next"}));
+    let _next = TestPeer::join(&node, next).await;
+    assert_eq!(status_of(&mut ana, "next").await, "idle");
+
+    let (node, mut ana, _ben, mesh) = two_peers(kind, &[("HOOK_TOKEN", "sesame")]).await;
+    let eve = TestPeer::join(&node, Hello::session(&mesh, "eve").with(&place)).await;
+    // A token is enough, whatever page it comes from.
+    let token = "Authorization: Bearer sesame\r\nOrigin: https://app.example\r\n";
+    let answer = node.request("POST", "/hook/set-status", token, &told).await;
+    assert_eq!(answer.json()["presence_id"], eve.presence(), "{answer:?}");
+    assert_eq!(status_of(&mut ana, "eve").await, "working");
+}
+
+async fn a_hooks_numbers_may_be_texts(kind: Kind) {
+    let (node, mut ana, _ben, mesh) = two_peers(kind, &[]).await;
+    let place = json!({"cwd": "/app", "pid": 123, "displayName": "eve"});
+    let eve = TestPeer::join(&node, Hello::session(&mesh, "eve").with(&place)).await;
+    let mut status = "working";
+    for pid in ["123", "\"123\"", "\" 123\"", "123.0", "1.23e2"] {
+        let body = format!(r#"{{"cwd":"/app","status":"{status}","pid":{pid}}}"#);
+        let answer =
+            node.request("POST", "/hook/set-status", "Content-Type: text/plain\r\n", &body).await;
+        assert_eq!(answer.json(), json!({"ok": true, "presence_id": eve.presence()}), "{body}");
+        assert_eq!(status_of(&mut ana, "eve").await, status, "{body}");
+        status = if status == "idle" { "working" } else { "idle" };
+    }
+}
+
 async fn a_status_outlives_its_connection(kind: Kind) {
     let (_node, mut ana, mut ben, _) = two_peers(kind, &[]).await;
     ben.post(&json!({"type": "set_status", "status": "dnd"})).await;
@@ -168,6 +219,23 @@ async fn a_hook_is_refused_in_words() {
     let answer = node.post("/hook/set-status", &large).await;
     assert_eq!(answer.status, 413);
     assert_eq!(answer.json(), json!({"ok": false, "error": "payload too large"}));
+}
+
+/// A page that somebody opens could let their browser post what it likes.
+#[tokio::test]
+async fn a_web_page_is_no_hook() {
+    let node = Node::start(Kind::Sqlite, &[]).await;
+    let body = r#"{"cwd":"/x","status":"idle","pid":1}"#;
+    for origin in ["https://evil.example", "null", "http://127.0.0.1:7900"] {
+        let header = format!("Origin: {origin}\r\n");
+        let answer = node.request("POST", "/hook/set-status", &header, body).await;
+        assert_eq!((answer.status, &answer.json()["ok"]), (403, &json!(false)), "{origin}");
+    }
+    assert_eq!(node.request("POST", "/hook/set-status", "", body).await.status, 200);
+    let node = Node::start(Kind::Sqlite, &[("HOOK_TOKEN", "sesame")]).await;
+    let bare =
+        node.request("POST", "/hook/set-status", "Origin: https://a.example\r\n", body).await;
+    assert_eq!(bare.status, 401);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! What the Postgres store does while connections, owners and servers fail around it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use broker::model::{Claim, MeshCommit, Outcome, Recipient, Unit, Write};
 use broker::store::committer::Committer;
@@ -16,9 +15,6 @@ use crate::support::postgres::Server;
 use crate::support::proxy::ChaosProxy;
 use crate::support::scene::{Scene, accept, ben, commit, committed, confirm, waiting};
 use crate::support::{SOON, until};
-
-/// Longer than nothing, shorter than any wait for a lock would be.
-const AT_ONCE: Duration = Duration::from_millis(1_500);
 
 /// A commit holds the fence with its envelope written when another node takes the mesh over.
 #[tokio::test]
@@ -65,7 +61,7 @@ async fn a_commit_during_an_activation_is_fenced_at_once() {
         .await
         .unwrap();
     let writes = || vec![accept(1, &[ben()])];
-    let outcome = timeout(AT_ONCE, commit(&*scene.store, &mesh, epoch, writes())).await;
+    let outcome = timeout(SOON, commit(&*scene.store, &mesh, epoch, writes())).await;
     assert_eq!(outcome.expect("nobody waits").unwrap(), Outcome::Fenced);
     raise.rollback().await.unwrap();
     assert_eq!(commit(&*scene.store, &mesh, epoch, writes()).await.unwrap(), committed());

@@ -27,6 +27,8 @@ pub(super) fn checks() -> Vec<Check> {
         ),
         check!("§1.1", a_malformed_request_gets_malformed, [15], "the reference is silent"),
         check!("§1.2", an_error_carries_the_request_in_id_and_in_req_id),
+        check!("§1.1", an_id_of_any_kind_is_echoed),
+        check!("§1.1", a_frame_is_read_as_javascript_writes_it),
         check!("§1.1", frames_behind_a_hello_wait_for_it, [8], "frames are handled in order"),
         check!(
             "§1.1",
@@ -106,6 +108,39 @@ async fn an_error_carries_the_request_in_id_and_in_req_id(bench: &Bench) -> Verd
     let error = peer.ask(json!({ "type": "message_status", "messageId": "short" })).await?;
     has(&error, &json!({ "type": "error", "id": error["_reqId"] }))?;
     ensure(error["message"].is_string(), || "no message".to_owned())
+}
+
+async fn an_id_of_any_kind_is_echoed(bench: &Bench) -> Verdict {
+    let (mut ana, ben) = bench.pair().await?;
+    for id in [json!(7), json!(1.5), json!(true)] {
+        ana.say(json!({ "type": "list_peers", "_reqId": id })).await?;
+        let reply = ana.until("a reply", |frame| frame["_reqId"] == id).await?;
+        has(&reply, &json!({ "type": "peers_list" }))?;
+        bench.afford(&ana.who).await;
+        let send = json!({
+            "type": "send", "id": id, "targetSpec": ben.key(), "nonce": "n", "ciphertext": "c",
+        });
+        ana.say(send).await?;
+        let ack = ana.until("an ack", |frame| frame["type"] == "ack").await?;
+        has(&ack, &json!({ "id": id, "queued": true }))?;
+    }
+    Ok(())
+}
+
+async fn a_frame_is_read_as_javascript_writes_it(bench: &Bench) -> Verdict {
+    let (mut ana, ben) = bench.pair().await?;
+    bench.afford(&ana.who).await;
+    let (key, body) = (ben.key(), bench.word("half"));
+    let text = format!(
+        r#"{{"type":"send","id":"1","targetSpec":"{key}","priority":null,"nonce":"n","ciphertext":"{body}\ud800",
+        "replyToId":null,"bodyVersion":1.0}}"#
+    );
+    ana.write(Message::text(text)).await?;
+    let ack = ana.until("an ack", |frame| frame["type"] == "ack").await?;
+    has(&ack, &json!({ "id": "1", "queued": true }))?;
+    let mut ben = ben;
+    ben.message(&format!("{body}\u{fffd}")).await?;
+    Ok(())
 }
 
 async fn frames_behind_a_hello_wait_for_it(bench: &Bench) -> Verdict {

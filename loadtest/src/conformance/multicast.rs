@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use super::expect::{Verdict, is_message};
+use super::expect::{Verdict, has, is_message};
 use super::peer::Peer;
 use super::{Check, check};
 
@@ -15,6 +15,7 @@ pub(super) fn checks() -> Vec<Check> {
         check!("§4.1", a_group_reaches_its_members_only),
         check!("§4.1", a_group_above_reaches_those_below, [12], "a/b/c is in @a/b and in @a"),
         check!("§4.4", a_multicast_reaches_a_peer_in_grace, [9], "the reference misses it"),
+        check!("§4.3", a_multicasts_ack_says_how_many_it_is_for, [], "additive"),
     ]
 }
 
@@ -73,6 +74,18 @@ async fn a_group_above_reaches_those_below(bench: &Bench) -> Verdict {
         ben.nothing_until_marker(&mut ana, &format!("{beside} reached it"), had).await?;
     }
     Ok(())
+}
+
+async fn a_multicasts_ack_says_how_many_it_is_for(bench: &Bench) -> Verdict {
+    let (mut ana, ben) = bench.pair().await?;
+    let group = bench.word("group");
+    let _inside = Peer::session(bench, bench.stranger().within(&group)).await?;
+    for (to, count) in [(format!("@{group}"), 1), (format!("@{}", bench.word("nobody")), 0)] {
+        let ack = ana.send_with(&to, &bench.word("counted"), json!({})).await?;
+        has(&ack, &json!({ "queued": true, "recipients": count }))?;
+    }
+    let ack = ana.send_with(&ben.key(), &bench.word("to one"), json!({})).await?;
+    has(&ack, &json!({ "queued": true, "recipients": null }))
 }
 
 async fn a_multicast_reaches_a_peer_in_grace(bench: &Bench) -> Verdict {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::{Group, check, check_group, list, maybe};
-use crate::limits;
+use super::{Group, check, count, maybe, maybe_shown, shown, tidy_group_name};
+use crate::{EchoId, lenient, limits, names};
 
 /// A verb, and what its reply echoes.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -14,7 +14,7 @@ pub struct Request {
     pub verb: Verb,
     /// Echoed in the reply.
     #[serde(default, rename = "_reqId")]
-    pub req_id: Option<String>,
+    pub req_id: Option<EchoId>,
 }
 
 /// The names of all [`Verb`]s.
@@ -219,32 +219,69 @@ pub struct Stats {
 }
 
 impl Verb {
-    /// Checks every text against its bound.
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// Checks every text against its bound, and makes safe to show what is shown.
+    pub(super) fn tidy(&mut self) -> Result<(), String> {
         match self {
             Self::MessageStatus { message_id } => check("messageId", message_id, limits::ID_BYTES),
-            Self::SetSummary { summary } => check("summary", summary, limits::TEXT_BYTES),
-            Self::SetProfile(profile) => {
-                maybe("avatar", profile.avatar.as_ref(), limits::TEXT_BYTES)?;
-                maybe("title", profile.title.as_ref(), limits::NAME_BYTES)?;
-                maybe("bio", profile.bio.as_ref(), limits::TEXT_BYTES)?;
-                list("capabilities", profile.capabilities.as_deref(), limits::CAPABILITIES)
+            Self::SetSummary { summary } => shown("summary", summary, limits::TEXT_BYTES),
+            Self::SetProfile(profile) => profile.bounded(),
+            Self::SetStats { stats } => {
+                stats.tidy();
+                Ok(())
             }
-            Self::JoinGroup(group) => check_group(group),
-            Self::LeaveGroup { name } => check("group name", name, limits::NAME_BYTES),
-            Self::Disconnect(Selection { target, .. })
-            | Self::Kick(Selection { target, .. })
+            Self::JoinGroup(group) => group.bounded(),
+            Self::LeaveGroup { name } => tidy_group_name(name),
+            // Names among them are compared with names that went through the same.
+            Self::Disconnect(Selection { target, all: _, stale: _ })
+            | Self::Kick(Selection { target, all: _, stale: _ })
             | Self::Ban { target }
-            | Self::Unban { target } => maybe("target", target.as_ref(), limits::NAME_BYTES),
-            Self::AuditQuery { event_type, .. } => {
+            | Self::Unban { target } => maybe_shown("target", target.as_mut(), limits::NAME_BYTES),
+            Self::AuditQuery { event_type, limit: _, offset: _ } => {
                 maybe("eventType", event_type.as_ref(), limits::NAME_BYTES)
             }
-            Self::ListPeers
-            | Self::SetStatus { .. }
-            | Self::SetVisible { .. }
-            | Self::SetStats { .. }
+            Self::SetStatus { status: _ }
+            | Self::SetVisible { visible: _ }
+            | Self::ListPeers
             | Self::ListBans
             | Self::AuditVerify => Ok(()),
+        }
+    }
+}
+
+impl PeerProfile {
+    /// Makes its texts safe to show.
+    pub fn tidy(&mut self) {
+        let Self { avatar, title, bio, capabilities } = self;
+        [avatar, title, bio].into_iter().flatten().for_each(names::tidy);
+        capabilities.iter_mut().flatten().for_each(names::tidy);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        maybe("avatar", self.avatar.as_ref(), limits::TEXT_BYTES)?;
+        maybe("title", self.title.as_ref(), limits::NAME_BYTES)?;
+        maybe("bio", self.bio.as_ref(), limits::TEXT_BYTES)?;
+        let capabilities = self.capabilities.as_deref().unwrap_or_default();
+        count("capabilities", capabilities.len(), limits::CAPABILITIES)?;
+        capabilities.iter().try_for_each(|one| check("capabilities", one, limits::NAME_BYTES))
+    }
+
+    fn bounded(&mut self) -> Result<(), String> {
+        self.check()?;
+        self.tidy();
+        self.check()
+    }
+}
+
+impl Stats {
+    /// Any number may stand here, so a whole float is not noticed before.
+    fn tidy(&mut self) {
+        let Self { messages_in, messages_out, tool_calls, uptime, errors } = self;
+        for number in [messages_in, messages_out, tool_calls, uptime, errors].into_iter().flatten()
+        {
+            let whole = number.as_f64().filter(|_| number.is_f64()).and_then(lenient::whole);
+            if let Some(whole) = whole {
+                *number = whole.into();
+            }
         }
     }
 }

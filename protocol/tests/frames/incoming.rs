@@ -5,14 +5,15 @@ use protocol::client::{self, Frame, Malformed, Priority, Request, VERBS, Verb};
 use protocol::limits::{
     ECHO_BYTES, GROUPS, ID_BYTES, NAME_BYTES, PATH_BYTES, TARGET_BYTES, TEXT_BYTES,
 };
+use protocol::{EchoId, names};
 use serde_json::{Value, json};
 
-fn parse(frame: &Value) -> Result<Frame, Malformed> {
+pub(crate) fn parse(frame: &Value) -> Result<Frame, Malformed> {
     client::parse(&frame.to_string())
 }
 
 /// One good frame of each verb, with every bounded text field in it.
-fn samples() -> Vec<Value> {
+pub(crate) fn samples() -> Vec<Value> {
     vec![
         json!({"type": "hello", "meshId": "m", "memberId": "n", "pubkey": "k", "sessionPubkey": "s",
             "displayName": "Ana", "sessionId": "i", "pid": 1, "cwd": "/", "hostname": "h",
@@ -26,7 +27,7 @@ fn samples() -> Vec<Value> {
             "parentMemberPubkey": "k", "expiresAt": 2, "signature": "y"}}),
         json!({"type": "send", "id": "1", "targetSpec": "*", "priority": "now", "nonce": "n",
             "ciphertext": "c", "client_message_id": "1", "request_fingerprint": "f",
-            "replyToId": "r", "offline": "queue"}),
+            "replyToId": "r", "offline": "queue", "mentions": ["m"], "bodyVersion": 2}),
         json!({"type": "client_ack", "clientMessageId": "1", "brokerMessageId": "2"}),
         json!({"type": "message_status", "messageId": "12345678", "_reqId": "q"}),
         json!({"type": "list_peers", "_reqId": "q"}),
@@ -36,11 +37,12 @@ fn samples() -> Vec<Value> {
         json!({"type": "set_visible", "visible": false, "_reqId": "q"}),
         json!({"type": "set_profile", "avatar": "a", "title": "t", "bio": "b",
             "capabilities": ["c"], "_reqId": "q"}),
-        json!({"type": "set_stats", "stats": {"messagesIn": 1, "uptime": 0.5}, "_reqId": "q"}),
+        json!({"type": "set_stats", "stats": {"messagesIn": 1, "messagesOut": 2, "toolCalls": 3,
+            "uptime": 0.5, "errors": 4}, "_reqId": "q"}),
         json!({"type": "join_group", "name": "g", "role": "r", "_reqId": "q"}),
         json!({"type": "leave_group", "name": "g", "_reqId": "q"}),
-        json!({"type": "disconnect", "all": true, "_reqId": "q"}),
-        json!({"type": "kick", "target": "t", "stale": 1000, "_reqId": "q"}),
+        json!({"type": "disconnect", "all": true, "target": "t", "stale": 1000, "_reqId": "q"}),
+        json!({"type": "kick", "all": true, "target": "t", "stale": 1000, "_reqId": "q"}),
         json!({"type": "ban", "target": "t", "_reqId": "q"}),
         json!({"type": "unban", "target": "t", "_reqId": "q"}),
         json!({"type": "list_bans", "_reqId": "q"}),
@@ -51,7 +53,7 @@ fn samples() -> Vec<Value> {
 
 /// Where the bounded texts are, as JSON pointers, and how many bytes each may have. The ciphertext
 /// and the nonce are bounded by the size of a message, the signatures by what verifies.
-const BOUNDS: [(&str, usize); 36] = [
+const BOUNDS: [(&str, usize); 37] = [
     ("/meshId", ID_BYTES),
     ("/memberId", ID_BYTES),
     ("/parentMemberId", ID_BYTES),
@@ -79,6 +81,7 @@ const BOUNDS: [(&str, usize); 36] = [
     ("/role", NAME_BYTES),
     ("/title", NAME_BYTES),
     ("/capabilities/0", NAME_BYTES),
+    ("/mentions/0", NAME_BYTES),
     ("/target", NAME_BYTES),
     ("/eventType", NAME_BYTES),
     ("/summary", TEXT_BYTES),
@@ -245,14 +248,14 @@ fn a_malformed_send_is_refused_by_its_ids() {
     ] {
         let refused = parse(&with(good.clone(), pointer, bad)).unwrap_err();
         assert_eq!(refused.verb.as_deref(), Some("send"), "{pointer}");
-        assert_eq!(refused.id.as_deref(), Some("17"), "{pointer}");
-        assert_eq!(refused.req_id.as_deref(), Some("q"), "{pointer}");
+        assert_eq!(refused.id, Some("17".into()), "{pointer}");
+        assert_eq!(refused.req_id, Some("q".into()), "{pointer}");
     }
     for missing in ["targetSpec", "nonce", "ciphertext"] {
         let mut frame = good.clone();
         frame.as_object_mut().unwrap().remove(missing);
         let refused = parse(&frame).unwrap_err();
-        assert_eq!(refused.id.as_deref(), Some("17"));
+        assert_eq!(refused.id, Some("17".into()));
         assert!(refused.reason.contains(missing), "{refused}");
     }
 }
@@ -262,21 +265,26 @@ fn an_id_survives_faults_elsewhere_in_the_text() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for fault in [
         r#""nonce":"n","nonce":"m","ciphertext":"c""#.to_owned(),
-        r#""nonce":"n","ciphertext":"\ud800""#.to_owned(),
+        r#""nonce":"\ud800","ciphertext":7"#.to_owned(),
         format!(r#""nonce":"n","ciphertext":{deep}"#),
     ] {
         let text = format!(r#"{{"type":"send","id":"17","targetSpec":"*",{fault}}}"#);
         let refused = client::parse(&text).unwrap_err();
-        assert_eq!(refused.id.as_deref(), Some("17"), "{text}");
+        assert_eq!(refused.id, Some("17".into()), "{text}");
     }
 }
 
 #[test]
-fn an_id_that_is_no_bounded_text_is_not_echoed() {
-    for id in [json!(17), json!(["17"]), json!("a\0b"), json!("i".repeat(ECHO_BYTES + 1))] {
+fn an_id_that_is_no_bounded_scalar_is_not_echoed() {
+    for id in [json!(["17"]), json!({"a": 1}), json!("a\0b"), json!("i".repeat(ECHO_BYTES + 1))] {
         let refused = parse(&json!({"type": "send", "id": id, "_reqId": "q"})).unwrap_err();
-        assert_eq!((refused.id, refused.req_id.as_deref()), (None, Some("q")));
+        assert_eq!((refused.id, refused.req_id), (None, Some("q".into())), "{id}");
     }
+}
+
+/// Whether an id is echoed as it came, but for halves of pairs.
+fn same(sent: &Value, echoed: &EchoId) -> bool {
+    sent == echoed || sent.as_f64().is_some_and(|n| json!(echoed).as_f64() == Some(n))
 }
 
 /// JSON of any shape.
@@ -322,8 +330,8 @@ proptest! {
         let frame = with(frame, &format!("/{}", field.get(&fields)), value);
         if let Err(refused) = parse(&frame) {
             prop_assert!(!refused.reason.is_empty());
-            prop_assert!(refused.id.is_none_or(|id| frame["id"] == id));
-            prop_assert!(refused.req_id.is_none_or(|id| frame["_reqId"] == id));
+            prop_assert!(refused.id.is_none_or(|id| same(&frame["id"], &id)));
+            prop_assert!(refused.req_id.is_none_or(|id| same(&frame["_reqId"], &id)));
         }
     }
 
@@ -331,7 +339,10 @@ proptest! {
     fn a_send_keeps_every_letter(target in "[^\0]{0,60}", nonce in "[^\0]*", ciphertext in "[^\0]*", id in "[^\0]{0,30}") {
         let frame = json!({"type": "send", "id": id, "targetSpec": target, "nonce": nonce, "ciphertext": ciphertext});
         let Frame::Send(send) = parse(&frame).unwrap() else { panic!("a send") };
-        prop_assert_eq!((send.id, send.target_spec), (Some(id), target));
+        prop_assert_eq!(send.id, Some(id.into()));
+        let mut shown = target;
+        names::tidy_target(&mut shown);
+        prop_assert_eq!(send.target_spec, shown);
         prop_assert_eq!((send.nonce, send.ciphertext), (nonce, ciphertext));
     }
 }

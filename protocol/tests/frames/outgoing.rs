@@ -55,10 +55,21 @@ fn hello_ack_2_4() {
 
 #[test]
 fn error_1_2() {
-    let error = Error { code: "no_hello".into(), message: "m".into(), id: None, req_id: None };
+    let error = Error {
+        code: "no_hello".into(),
+        message: "m".into(),
+        id: None,
+        req_id: None,
+        broker_time: None,
+    };
     assert_eq!(
         json_of(&Frame::Error(error.clone())),
         json!({"type": "error", "code": "no_hello", "message": "m"})
+    );
+    let skewed = Error { broker_time: Some(7), ..error.clone() };
+    assert_eq!(
+        json_of(&Frame::Error(skewed)),
+        json!({"type": "error", "code": "no_hello", "message": "m", "brokerTime": 7})
     );
     let both = Error { id: Some("i".into()), req_id: Some("q".into()), ..error };
     assert_eq!(
@@ -76,10 +87,16 @@ fn ack_4_3() {
         error: None,
         held: false,
         skipped: 0,
+        recipients: None,
         req_id: None,
     };
     let expected = json!({"type": "ack", "id": "1", "messageId": "m", "queued": true});
     assert_eq!(json_of(&Frame::Ack(accepted.clone())), expected);
+
+    let many = Ack { recipients: Some(0), ..accepted.clone() };
+    let expected =
+        json!({"type": "ack", "id": "1", "messageId": "m", "queued": true, "recipients": 0});
+    assert_eq!(json_of(&Frame::Ack(many)), expected);
 
     let partly = Ack { held: true, skipped: 2, ..accepted };
     let expected = json!({"type": "ack", "id": "1", "messageId": "m", "queued": true, "held": true,
@@ -279,7 +296,7 @@ fn peers_list_5_1() {
 #[test]
 fn a_list_in_pieces_is_the_list() {
     for count in [0, 1, 3] {
-        for req_id in [None, Some("a\"b".to_owned())] {
+        for req_id in [None, Some("a\"b".into())] {
             let peers = (0..count).map(|n| Row::of(&json!({"pubkey": n}))).collect();
             let list = Frame::PeersList { peers, req_id };
             let text = serde_json::to_string(&list).unwrap();
@@ -292,6 +309,7 @@ fn a_list_in_pieces_is_the_list() {
         message: "ä\n".into(),
         id: None,
         req_id: Some("q".into()),
+        broker_time: None,
     });
     assert_eq!(error.json_bytes(), error.to_json().len());
 }

@@ -2,11 +2,12 @@
 
 use router::membership::{Seen, Sighting, State};
 use router::redis::{Error, Redis, nodes};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::server::Server;
-use super::{Node, TIMING, key, until};
+use super::{Node, SOON, TIMING, key, until};
 
 fn names(sighting: &Sighting) -> Vec<String> {
     let mut names: Vec<_> = sighting.nodes.iter().map(|seen| seen.key.to_string()).collect();
@@ -18,19 +19,26 @@ fn find<'a>(sighting: &'a Sighting, name: &str) -> &'a Seen {
     sighting.nodes.iter().find(|seen| seen.key.id == name.into()).unwrap()
 }
 
+/// The most milliseconds that can have passed since, by any clock of this machine.
+fn at_most(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap() + 10
+}
+
 #[tokio::test]
 async fn a_heartbeat_shows_every_node_with_what_it_says_of_itself() {
     let server = Server::new();
+    let began = Instant::now();
     let (a, b) = (Node::new(&server.url(), "a", 1).await, Node::new(&server.url(), "b", 2).await);
     let first = a.beat().await;
     assert_eq!((names(&first), first.superseded), (vec!["a/1".to_owned()], false));
-    assert!(first.table_age_ms < 1_000, "{first:?}");
+    assert!(first.table_age_ms <= at_most(began), "{first:?}");
+    let beat = Instant::now();
     b.redis.heartbeat(State::StoreBlind, 7, &[0, 255, 10]).await.unwrap();
     let second = a.beat().await;
     assert_eq!(names(&second), ["a/1", "b/2"]);
     let seen = find(&second, "b");
     assert_eq!((seen.state, seen.weight, seen.listens), (State::StoreBlind, 7, Some(true)));
-    assert!(seen.age_ms < 1_000 && find(&second, "a").age_ms == 0);
+    assert!(seen.age_ms <= at_most(beat) && find(&second, "a").age_ms == 0);
     until("ages grow", async || find(&a.beat().await, "b").age_ms > 50).await;
     until("the table grows old", async || a.beat().await.table_age_ms > 50).await;
 
@@ -89,10 +97,11 @@ async fn a_redis_that_comes_back_empty_says_that_its_table_is_young() {
         a.redis.heartbeat(State::Serving, 1, b"").await,
         Err(Error::Failed("take a heartbeat", _))
     ));
+    let began = Instant::now();
     server.start();
     until("Redis answers", async || {
         let Ok(sighting) = a.redis.heartbeat(State::Serving, 1, b"").await else { return false };
-        assert!(sighting.table_age_ms < 500, "{sighting:?}");
+        assert!(sighting.table_age_ms <= at_most(began), "{sighting:?}");
         assert_eq!(names(&sighting), ["a/1"]);
         true
     })
@@ -110,9 +119,11 @@ async fn a_table_that_is_not_as_it_was_left_counts_as_young() {
     a.beat().await;
     server.ask(&["COPY", "claudemesh:{nodes}", "claudemesh:{nodes}:snapshot"]);
     until("the table grows old", async || a.beat().await.table_age_ms > 500).await;
+    let changed = Instant::now();
     server.ask(&["COPY", "claudemesh:{nodes}:snapshot", "claudemesh:{nodes}", "REPLACE"]);
     let young = a.beat().await;
-    assert!(young.table_age_ms < 100 && find(&young, "b").age_ms > 500, "{young:?}");
+    assert!(young.table_age_ms <= at_most(changed), "{young:?}");
+    assert!(find(&young, "b").age_ms > 500, "{young:?}");
     until("it grows old again", async || a.beat().await.table_age_ms > 200).await;
 }
 
@@ -122,9 +133,8 @@ async fn a_redis_that_freezes_fails_commands_in_time_and_remembers() {
     let a = Node::new(&server.url(), "a", 1).await;
     a.beat().await;
     server.pause();
-    let asked = tokio::time::Instant::now();
-    assert!(a.redis.heartbeat(State::Serving, 1, b"").await.is_err());
-    assert!(asked.elapsed() < 2 * router::redis::COMMAND_TIMEOUT);
+    let asked = timeout(SOON, a.redis.heartbeat(State::Serving, 1, b"")).await;
+    assert!(asked.expect("it fails, frozen as Redis is").is_err());
     server.resume();
     until("Redis answers", async || {
         let sighting = a.redis.heartbeat(State::Serving, 1, b"").await;

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use protocol::MeshId;
 use protocol::signature::Keypair;
+use protocol::{MeshId, names};
 
 use super::show::{Created, CreatedMember};
 use crate::cli::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
@@ -24,7 +24,7 @@ pub(super) async fn run(
     store: &dyn Store,
 ) -> Result<String, Failure> {
     let slug: String = argument(matches, "slug")?;
-    let name = matches.get_one::<String>("name").unwrap_or(&slug).clone();
+    let name = names::tidied(matches.get_one::<String>("name").unwrap_or(&slug));
     let owner_user: String = argument(matches, "owner-user")?;
     if matches.value_source("owner-user") == Some(ValueSource::DefaultValue) {
         nobody_to_choose_from(store).await?;
@@ -114,7 +114,7 @@ fn members(names: &[String]) -> Result<Vec<CreatedMember>, Failure> {
         let key = keys::keypair()?;
         Ok(CreatedMember {
             member_id: keys::id()?,
-            display_name: name.clone(),
+            display_name: names::tidied(name),
             role: if index == 0 { "admin" } else { "member" },
             pubkey: key.public_hex(),
             secret_key: key.secret_hex(),

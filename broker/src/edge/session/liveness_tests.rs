@@ -65,7 +65,7 @@ fn live(session: &mut Session, until: Ms) -> (Vec<Ms>, Option<Ms>) {
 }
 
 fn ask(session: &mut Session, now: Ms, number: usize) {
-    let request = Request { verb: Verb::ListPeers, req_id: Some(number.to_string()) };
+    let request = Request { verb: Verb::ListPeers, req_id: Some(number.to_string().into()) };
     session.push(at(now), Command::Request(request));
 }
 
@@ -90,7 +90,7 @@ fn whatever_comes_from_a_peer_shows_that_it_lives() {
     let signs: [fn(&mut Session, Now); 4] = [
         |session, now| session.pong(now, 0),
         |session, now| session.pong(now, 7),
-        Session::pinged,
+        Session::ping,
         |session, now| session.frame(now, r#"{"type":"no_such_verb"}"#),
     ];
     for sign in signs {

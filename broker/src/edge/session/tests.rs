@@ -99,8 +99,8 @@ impl Scene {
 
 fn id_of(command: &Command) -> Option<&str> {
     match command {
-        Command::Request(request) => request.req_id.as_deref(),
-        Command::Send(send) => send.id.as_deref(),
+        Command::Request(request) => request.req_id.as_ref()?.as_text(),
+        Command::Send(send) => send.id.as_ref()?.as_text(),
         _ => None,
     }
 }
@@ -280,7 +280,7 @@ fn what_waits_to_be_paid_is_done_before_the_end() {
         scene.session.closed(scene.now, true);
         scene.act();
         assert_eq!(scene.asked.len(), done, "{verb}");
-        assert!(matches!(*scene.asked.back().unwrap().1, Command::Detach { clean: true }));
+        assert!(matches!(*scene.asked.back().unwrap().1, Command::Detach { clean: true, .. }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What things hold in memory, near enough to bound windows, links and outboxes with. Sizes are taken
 //! from what is encoded, so that a field which is added counts by itself.
 
+use protocol::EchoId;
 use protocol::server::{Frame, bytes_of};
 
 use super::{Command, ToEdge};
@@ -18,7 +19,6 @@ impl Command {
         match self {
             Self::Send(send) => {
                 let ids = [
-                    &send.id,
                     &send.client_message_id,
                     &send.request_fingerprint,
                     &send.reply_to_id,
@@ -27,7 +27,8 @@ impl Command {
                 let ids = ids.into_iter().flatten().map(String::len);
                 let mentions = send.mentions.iter().flatten().map(|name| name.len() + 24);
                 let body = send.ciphertext.len() + send.nonce.len() + send.target_spec.len();
-                FRAMING + body + ids.chain(mentions).sum::<usize>()
+                let echo = send.id.as_ref().map_or(0, echo_bytes);
+                FRAMING + echo + body + ids.chain(mentions).sum::<usize>()
             }
             Self::Attach(attach) => FRAMING + bytes_of(attach),
             Self::Request(request) => FRAMING + bytes_of(request),
@@ -57,10 +58,15 @@ impl ToEdge {
     }
 }
 
+/// Numbers and booleans are short.
+fn echo_bytes(id: &EchoId) -> usize {
+    id.as_text().map_or(24, str::len)
+}
+
 /// The hot path has acks, which need not be encoded to know how long they are.
 fn reply_bytes(frame: &Frame) -> usize {
     match frame {
-        Frame::Ack(ack) => ack.id.len() + ack.error.as_ref().map_or(0, String::len),
+        Frame::Ack(ack) => echo_bytes(&ack.id) + ack.error.as_ref().map_or(0, String::len),
         _ => frame.json_bytes(),
     }
 }

@@ -70,7 +70,7 @@ fn pong_but(scene: &mut Scene, silent: &[u64]) {
 }
 
 fn close(scene: &mut Scene, number: u64, clean: bool) {
-    scene.command(number, Command::Detach { clean });
+    scene.command(number, Command::Detach { clean, next: None });
     scene.commit();
 }
 

@@ -11,7 +11,7 @@ fn ben_away_for(ms: Ms) -> Scene {
     let mut scene = Scene::new();
     scene.greet(1, "ana");
     scene.greet(2, "ben");
-    scene.command(2, Command::Detach { clean: true });
+    scene.command(2, Command::Detach { clean: true, next: None });
     scene.commit();
     live(&mut scene, ms);
     scene.effects.clear();

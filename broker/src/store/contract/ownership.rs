@@ -156,7 +156,7 @@ pub async fn a_claim_excludes_a_second_until_it_is_dropped(backend: &dyn Backend
     assert!(other.claim(false).await.unwrap().is_none(), "one at a time");
     drop(claim);
     // A backend may need a moment to notice.
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         if other.claim(false).await.unwrap().is_some() {
             return;
         }

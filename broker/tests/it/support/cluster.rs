@@ -44,7 +44,7 @@ impl Cluster {
             ("CLUSTER_SECRET", "a secret of the tests, of enough characters"),
             ("NODE_ID", name),
             ("NODE_HEARTBEAT_MS", "100"),
-            ("NODE_TTL_MS", "1000"),
+            ("NODE_TTL_MS", "2000"),
         ];
         let common = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings: Vec<_> = own.into_iter().chain(common).chain(more.iter().copied()).collect();

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use protocol::signature::Keypair;
@@ -57,13 +57,21 @@ pub(crate) use on_each_store;
 pub(crate) struct Ground {
     folder: PathBuf,
     url: Option<String>,
+    /// Whether meshes on it may have changed their owner since they were made: a process was
+    /// stopped, killed, frozen or started beside. From then on P2 allows a push to come twice.
+    unsettled: Arc<AtomicBool>,
     _server: Option<Arc<Server>>,
 }
 
 impl Ground {
+    fn at(url: Option<String>, server: Option<Arc<Server>>) -> Arc<Self> {
+        let unsettled = Arc::default();
+        Arc::new(Self { folder: folder(), url, unsettled, _server: server })
+    }
+
     pub(crate) async fn new(kind: Kind) -> Arc<Self> {
         match kind {
-            Kind::Sqlite => Arc::new(Self { folder: folder(), url: None, _server: None }),
+            Kind::Sqlite => Self::at(None, None),
             Kind::Postgres => Self::on(Server::shared()).await,
         }
     }
@@ -72,20 +80,20 @@ impl Ground {
     pub(crate) async fn on(server: Arc<Server>) -> Arc<Self> {
         let database = server.database().await;
         let url = Some(server.url(&database));
-        Arc::new(Self { folder: folder(), url, _server: Some(server) })
+        Self::at(url, Some(server))
     }
 
     /// A database of this server that is there already.
     pub(crate) fn of(server: Arc<Server>, database: &str) -> Arc<Self> {
         let url = Some(server.url(database));
-        Arc::new(Self { folder: folder(), url, _server: Some(server) })
+        Self::at(url, Some(server))
     }
 
     /// A new database of this server, reached through another port.
     pub(crate) async fn through(server: Arc<Server>, port: u16) -> Arc<Self> {
         let database = server.database().await;
         let url = Some(format!("postgres://postgres@127.0.0.1:{port}/{database}"));
-        Arc::new(Self { folder: folder(), url, _server: Some(server) })
+        Self::at(url, Some(server))
     }
 
     /// The database, if it is a Postgres.
@@ -203,12 +211,27 @@ impl Node {
         let settings = own.iter().chain(settings);
         let settings = settings.map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let mut node = Self { ground, settings, starter, port: 0, process: None, may_fail: false };
+        if node.settings.iter().any(|(name, value)| name == "REDIS_URL" && !value.is_empty()) {
+            // A node that was slow for a moment may lose a mesh at any time.
+            node.unsettle();
+        }
         node.spawn();
         node
     }
 
+    /// Meshes may change their owner from now on, or no longer have the one they had.
+    pub(crate) fn unsettle(&self) {
+        self.ground.unsettled.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Node::unsettle`] was called on this store.
+    pub(crate) fn unsettled(&self) -> Arc<AtomicBool> {
+        self.ground.unsettled.clone()
+    }
+
     /// Another process on the same store, on a port of its own.
     pub(crate) fn rival(&self, settings: &[(&str, &str)]) -> Self {
+        self.unsettle();
         Self::launch(self.ground.clone(), settings)
     }
 
@@ -261,6 +284,7 @@ impl Node {
 
     /// Ends the process as a power cut would.
     pub(crate) fn kill(&mut self) {
+        self.unsettle();
         if let Some(process) = &mut self.process {
             let _ = process.child.kill();
             process.child.wait().unwrap();
@@ -276,6 +300,7 @@ impl Node {
 
     /// Sends a signal, `TERM` for one.
     pub(crate) fn signal(&self, name: &str) {
+        self.unsettle();
         let pid = self.process.as_ref().unwrap().child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(sent.success());

@@ -158,6 +158,11 @@ impl Socket {
         }
     }
 
+    /// Whether its end has been seen.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// How it ended, if that was said.
     pub(crate) async fn close_frame(&mut self) -> (u16, String) {
         let ended = self.ended().await;

@@ -76,7 +76,7 @@ impl Checker {
             }
             Write::DropLease(presence) => {
                 let commanded = unit.0.iter().any(|write| matches!(write, Write::Done { .. }));
-                let member = self.leases.0.get(presence).map(|body| body.member.clone());
+                let member = self.leases.all.get(presence).map(|body| body.member.clone());
                 let beside = member.is_some_and(|member| self.may_end(now, &member, store));
                 if beside && !commanded {
                     self.fire(Fault::EndedBeside);
