@@ -235,7 +235,7 @@ pub struct Ack {
     pub skipped: usize,
     /// To a group, a topic or everybody: how many it waits for. A retry may not know.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recipients: Option<usize>,
+    pub recipients: Option<u32>,
     /// Of the request, where that is no `send`.
     #[serde(rename = "_reqId", skip_serializing_if = "Option::is_none")]
     pub req_id: Option<EchoId>,

@@ -217,7 +217,7 @@ impl Connection {
                 self.garbled = true;
                 self.session.close(now, close::FRAME_TOO_LARGE);
             }
-            Some(Err(Error::Io(error))) if error.get_ref().is_some_and(|e| e.is::<Pieces>()) => {
+            Some(Err(Error::Io(error))) if Pieces::ended(&error) => {
                 self.garbled = true;
                 self.session.close(now, close::FLOOD);
             }

@@ -77,6 +77,13 @@ fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
 #[error("too many small pieces of messages")]
 pub(super) struct Pieces;
 
+impl Pieces {
+    /// Whether it was these that ended a stream.
+    pub(super) fn ended(error: &io::Error) -> bool {
+        error.get_ref().and_then(|cause| cause.downcast_ref::<Self>()).is_some()
+    }
+}
+
 /// A stream that fails with [`Pieces`] when its peer cuts messages too small: as many as verbs are
 /// allowed, as often.
 pub(super) struct Metered<S> {
@@ -207,11 +214,11 @@ mod tests {
         match u16::try_from(length) {
             Ok(short @ 0..126) => frame.push(0x80 | u8::try_from(short).unwrap()),
             Ok(medium) => {
-                frame.push(0x80 | 126);
+                frame.push(0xfe);
                 frame.extend(medium.to_be_bytes());
             }
             Err(_) => {
-                frame.push(0x80 | 127);
+                frame.push(0xff);
                 frame.extend((length as u64).to_be_bytes());
             }
         }

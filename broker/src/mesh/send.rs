@@ -294,7 +294,7 @@ impl Mesh {
         }
         let message_id = envelope.id.to_string();
         let id = ack_id.unwrap_or_default();
-        let recipients_of_many = targets::is_many(&envelope.target).then_some(recipients.len());
+        let count = u32::try_from(recipients.len()).unwrap_or(u32::MAX);
         let ack = Ack {
             id,
             message_id,
@@ -302,7 +302,7 @@ impl Mesh {
             error: None,
             held,
             skipped,
-            recipients: recipients_of_many,
+            recipients: targets::is_many(&envelope.target).then_some(count),
             req_id: None,
         };
         self.reply(conn, number, Frame::Ack(ack));
