@@ -134,12 +134,22 @@ fn fat_hello(mesh: &Mesh, name: &str) -> Hello {
 /// A list of the fattest peers, wanted by many who do not read it.
 #[tokio::test]
 async fn who_asks_and_does_not_read_costs_little() {
+    ask_without_reading(20, fat_hello).await;
+}
+
+/// The same where each row is long by what was told after the hello.
+#[tokio::test]
+async fn who_asks_for_what_was_told_later_and_does_not_read_costs_little() {
+    ask_without_reading(44, Hello::session).await;
+}
+
+async fn ask_without_reading(count: usize, hello: fn(&Mesh, &str) -> Hello) {
     let node = Node::start(Kind::Sqlite, &[]).await;
     let mesh = node.mesh("red", &["ana", "ben"]).await;
     let mut ana = TestPeer::session(&node, &mesh, "ana").await;
     let mut others = Vec::new();
-    for _ in 0..20 {
-        let mut peer = TestPeer::join_as(&node, fat_hello(&mesh, "ana"), Habit::Reads).await;
+    for _ in 0..count {
+        let mut peer = TestPeer::join_as(&node, hello(&mesh, "ana"), Habit::Reads).await;
         fatten(&mut peer).await;
         others.push(peer);
     }
