@@ -205,10 +205,10 @@ mod tests {
         Limits { mesh_queue_bytes: 1_600, recipient_queue_bytes: 800, ..LIMITS }
     }
 
-    fn told(mesh: u64, recipients: &[(&str, u64)]) -> Option<QueueBytes> {
+    fn told(mesh: u64, recipients: &[(&str, u64)]) -> QueueBytes {
         let recipients = recipients.iter();
         let recipients = recipients.map(|(to, n)| (Recipient::Session((*to).into()), *n)).collect();
-        Some(QueueBytes { mesh, recipients })
+        QueueBytes { mesh, recipients }
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(room.wants(&limits, 50, 0), Wanted::Nothing, "asked already");
         room.accept(&to("a"), 50);
         assert_eq!(room.wants(&limits, 1, 0), Wanted::Wait);
-        room.answered(told(6_300, &[("a", 6_300)]), 1);
+        room.answered(Some(told(6_300, &[("a", 6_300)])), 1);
         assert!(
             !room.fits(&limits, &to("a")[0], 1),
             "what was not durable when it was asked counts"
@@ -234,7 +234,7 @@ mod tests {
     fn the_store_is_asked_again_before_somebody_is_refused() {
         let (mut room, limits) = (Room::default(), limits());
         room.ask(0);
-        room.answered(told(0, &[]), 10);
+        room.answered(Some(told(0, &[])), 10);
         for _ in 0..8 {
             room.accept(&to("a"), 100);
             room.settle(&to("a"), 100, true);
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(room.wants(&limits, 1, FRESH_MS), Wanted::Wait);
         room.ask(FRESH_MS);
         room.accept(&to("a"), 100);
-        room.answered(told(200, &[("a", 200)]), FRESH_MS + 500);
+        room.answered(Some(told(200, &[("a", 200)])), FRESH_MS + 500);
         assert!(room.fits(&limits, &to("a")[0], 500));
         assert!(!room.fits(&limits, &to("a")[0], 501), "accepted after it was asked");
         assert_eq!(room.wants(&limits, 700, FRESH_MS + 4_999), Wanted::Nothing, "it took long");
@@ -255,12 +255,12 @@ mod tests {
     fn a_repetition_takes_no_room() {
         let (mut room, limits) = (Room::default(), limits());
         room.ask(0);
-        room.answered(told(0, &[]), 0);
+        room.answered(Some(told(0, &[])), 0);
         room.accept(&to("a"), 800);
         room.ask(0);
         room.settle(&to("a"), 800, false);
         assert!(room.fits(&limits, &to("a")[0], 800));
-        room.answered(told(0, &[]), 0);
+        room.answered(Some(told(0, &[])), 0);
         assert!(room.fits(&limits, &to("a")[0], 800));
     }
 
@@ -268,12 +268,12 @@ mod tests {
     fn an_heir_has_what_waits_for_both() {
         let (mut room, limits) = (Room::default(), limits());
         room.ask(0);
-        room.answered(told(500, &[("a", 300), ("b", 200)]), 0);
+        room.answered(Some(told(500, &[("a", 300), ("b", 200)])), 0);
         room.accept(&to("a"), 100);
         room.ask(0);
         room.inherit(&to("a")[0], &to("b")[0]);
         assert!(!room.fits(&limits, &to("b")[0], 201));
-        room.answered(told(500, &[("a", 300), ("b", 200)]), 0);
+        room.answered(Some(told(500, &[("a", 300), ("b", 200)])), 0);
         assert!(room.fits(&limits, &to("b")[0], 200));
         assert!(!room.fits(&limits, &to("b")[0], 201));
     }
@@ -282,7 +282,7 @@ mod tests {
     fn a_body_for_many_counts_once_in_the_mesh() {
         let (mut room, limits) = (Room::default(), limits());
         room.ask(0);
-        room.answered(told(0, &[]), 0);
+        room.answered(Some(told(0, &[])), 0);
         room.accept(&[to("a"), to("b"), to("c")].concat(), 800);
         assert!(room.fits(&limits, &to("d")[0], 800));
         assert!(!room.fits(&limits, &to("b")[0], 1));

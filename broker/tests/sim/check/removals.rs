@@ -89,7 +89,7 @@ impl Removals {
                 }
                 Write::LiftKicks(keys) => {
                     let session = |key: &str| serde_json::json!(["session", key]).to_string();
-                    keys.iter().for_each(|key| _ = self.kicked.remove(&session(key)));
+                    self.kicked.retain(|kicked, _| !keys.iter().any(|key| session(key) == *kicked));
                 }
                 _ => {}
             }
