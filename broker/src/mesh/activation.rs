@@ -17,7 +17,7 @@ use super::audit::Chain;
 use super::delivery::Delivery;
 use super::events;
 use super::facts::{Fact, Facts};
-use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now, Question};
+use super::io::{ConnId, Edge, Effect, Generation, Held, Ms, News, Now, Question};
 use super::missed::Knowledge;
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
@@ -147,7 +147,7 @@ impl Mesh {
             let went = self.next_generation();
             self.note_gone(old.told(), old.arrived, went);
         }
-        edges.iter().flat_map(|edge| &edge.told).for_each(|told| self.note_gone_before(told));
+        self.note_gone_before(edges);
     }
 
     /// Every edge there is has said what its peers know.
@@ -168,6 +168,7 @@ impl Mesh {
         for no in &self.unsure {
             let Some(lease) = self.roster.get_mut(*no) else { continue };
             if !std::mem::replace(&mut lease.announced, true) {
+                lease.arrived = Generation::default();
                 let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
                 self.out.push(Effect::News { process, events, news });
             }
@@ -204,7 +205,9 @@ impl Mesh {
         let announced = self.roster.iter().filter(|(_, lease)| lease.announced);
         let news = News::All(announced.map(|(_, lease)| lease.told()).collect());
         self.next_generation();
-        events.iter().for_each(|(conns, _)| self.note_said(conns));
+        for (conns, _) in &events {
+            self.note_said(conns);
+        }
         self.out.push(Effect::News { process: Some(edge.process), events, news });
     }
 
@@ -270,9 +273,6 @@ impl Mesh {
             self.await_grants();
         }
         for told in &edge.told {
-            if self.patience > 0 {
-                self.note_gone_before(told);
-            }
             let Some(no) = self.roster.of_presence(&told.presence) else { continue };
             self.unsure.remove(&no);
             if let Some(lease) = self.roster.get_mut(no)
@@ -303,11 +303,9 @@ impl Mesh {
     /// A connection that was here goes on; so does one that comes back from a node thought lost.
     fn resume(&mut self, now: Now, no: LeaseNo, before: Hold, conn: ConnId) {
         self.roster.hold(no, Hold::Online { conn, answered: true });
-        let point = self.point();
+        self.ask_what_is_known(no);
         if let Some(lease) = self.roster.get_mut(no) {
             lease.heard = now.mono;
-            // What its edge's peers were told, it was.
-            lease.knowledge = Knowledge::up_to(point);
         }
         match before {
             Hold::Online { conn: old, .. } if old != conn => {

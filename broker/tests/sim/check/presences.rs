@@ -46,6 +46,8 @@ pub(super) struct Presences {
     farewells: BTreeSet<u64>,
     /// By the keys they name: one-shot commands, and when each was attached.
     commands: BTreeMap<String, (u64, Option<u64>)>,
+    /// Those that others were told of.
+    told: BTreeSet<String>,
     /// Those that were gone before they could be anybody's news.
     brief: BTreeSet<String>,
     pub(super) reattaches: usize,
@@ -127,7 +129,10 @@ impl Presences {
 
     /// Others are told of a presence.
     pub(super) fn announced(&mut self, now: u64, event: &str, key: &str) -> Result<(), String> {
-        let Some((_, Some(attached))) = self.commands.get(key) else { return Ok(()) };
+        let Some((_, attached)) = self.commands.get(key) else { return Ok(()) };
+        // Whoever has not confirmed it is told again.
+        let repeated = event == "peer_joined" && !self.told.insert(key.to_owned());
+        let Some(attached) = attached.as_ref() else { return Ok(()) };
         let quiet = self.troubled(*attached, now) == 0;
         if quiet
             && self.brief.contains(key)
@@ -135,7 +140,7 @@ impl Presences {
         {
             return Err(format!("{event} of a command that was gone at once"));
         }
-        if quiet && event == "peer_joined" && now - attached < BRIEF_MS - CATCH_UP_MS {
+        if quiet && !repeated && event == "peer_joined" && now - attached < BRIEF_MS - CATCH_UP_MS {
             return Err(format!("{event} of a command after {} ms", now - attached));
         }
         Ok(())
