@@ -11,9 +11,9 @@
 
 mod cost;
 mod liveness;
-mod order;
 #[cfg(test)]
 mod liveness_tests;
+mod order;
 #[cfg(test)]
 mod tests;
 
@@ -31,9 +31,7 @@ pub use self::liveness::{PING_MS, STALE_MS};
 use self::order::Order;
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
-use crate::mesh::io::{
-    Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, STALL_MS, ToEdge,
-};
+use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, STALL_MS, ToEdge};
 use crate::model::{Envelope, Epoch};
 
 /// Verbs other than `send` and `client_ack`, and control frames nobody asked for, that a connection
@@ -316,9 +314,9 @@ impl Session {
         attach.read_at = ReadAt { process, mono, wall };
         if matches!(self.phase, Phase::Attached) {
             let stays = self.mesh.as_ref() == Some(&mesh);
-            let next = if stays { attach.presence_keys() } else { Vec::new() };
+            let next = stays.then(|| attach.presence_keys());
             self.phase = Phase::Switching(mesh, attach);
-            self.push(now, Command::Detach { clean: false, next: Some(next) });
+            self.push(now, Command::Detach { clean: false, next });
         } else {
             self.take_up(now, mesh, attach);
         }
@@ -594,12 +592,7 @@ fn error(code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) 
     Frame::Error(refusal(code, message, id, req_id))
 }
 
-fn refusal(
-    code: &str,
-    message: &str,
-    id: Option<EchoId>,
-    req_id: Option<EchoId>,
-) -> server::Error {
+fn refusal(code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) -> server::Error {
     server::Error {
         code: code.to_owned(),
         message: message.to_owned(),

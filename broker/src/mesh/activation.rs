@@ -18,7 +18,7 @@ use super::beside::Reinstated;
 use super::delivery::Delivery;
 use super::events;
 use super::facts::{Fact, Facts};
-use super::io::{ConnId, Edge, Effect, Held, Ms, News, Now};
+use super::io::{ConnId, Edge, Effect, Generation, Held, Ms, News, Now};
 use super::missed::Knowledge;
 use super::pipeline::{Pipeline, Then};
 use super::query::Asked;
@@ -156,7 +156,7 @@ impl Mesh {
             let went = self.next_generation();
             self.note_gone(old.told(), old.arrived, went);
         }
-        edges.iter().flat_map(|edge| &edge.told).for_each(|told| self.note_gone_before(told));
+        self.note_gone_before(edges);
     }
 
     /// Every edge there is has said what its peers know.
@@ -176,8 +176,9 @@ impl Mesh {
     pub(super) fn assume_known(&mut self) {
         for no in self.unsure.clone() {
             if !self.set_announced(no, true)
-                && let Some(lease) = self.roster.get(no)
+                && let Some(lease) = self.roster.get_mut(no)
             {
+                lease.arrived = Generation::default();
                 let (process, events, news) = (None, Vec::new(), News::Here(lease.told()));
                 self.out.push(Effect::News { process, events, news });
             }
@@ -214,7 +215,9 @@ impl Mesh {
         let announced = self.roster.iter().filter(|(_, lease)| lease.announced);
         let news = News::All(announced.map(|(_, lease)| lease.told()).collect());
         self.next_generation();
-        events.iter().for_each(|(conns, _)| self.note_said(conns));
+        for (conns, _) in &events {
+            self.note_said(conns);
+        }
         self.out.push(Effect::News { process: Some(edge.process), events, news });
     }
 
@@ -280,9 +283,6 @@ impl Mesh {
             self.await_grants();
         }
         for told in &edge.told {
-            if self.patience > 0 {
-                self.note_gone_before(told);
-            }
             let Some(no) = self.roster.of_presence(&told.presence) else { continue };
             self.unsure.remove(&no);
             if !self.set_announced(no, true) {
@@ -311,11 +311,9 @@ impl Mesh {
     /// A connection that was here goes on; so does one that comes back from a node thought lost.
     fn resume(&mut self, now: Now, no: LeaseNo, before: Hold, conn: ConnId) {
         self.roster.hold(no, Hold::Online { conn, answered: true });
-        let point = self.point();
+        self.ask_what_is_known(no);
         if let Some(lease) = self.roster.get_mut(no) {
             lease.heard = now.mono;
-            // What its edge's peers were told, it was.
-            lease.knowledge = Knowledge::up_to(point);
             let short_lived = lease.is_short_lived() && !self.unsure.contains(&no);
             if short_lived && !self.news.iter().any(|(_, other)| *other == no) {
                 self.news.insert((now.mono + SHORT_LIVED_MS, no));

@@ -156,36 +156,52 @@ impl Mesh {
             // The key was invited anew: who it was has left.
             return self.give_way(now, no, arrival);
         }
-        let full = self.no_room_for(&member, &identity);
-        let found = match found {
+        let found = match (found, self.no_room_for(&member, &identity)) {
             // No room to be kept apart: whoever has a lease may always come back to it.
-            Found::Contested(no) if full.is_some() => Found::Lease(no),
-            other => other,
+            (Found::Lease(no), _) | (Found::Contested(no), Some(_)) => Found::Lease(no),
+            (other, None) => other,
+            (_, Some(text)) => {
+                let close = Close::rejected("capacity");
+                return self.turn_down(conn, number, "capacity", text, close);
+            }
         };
-        if let Some(text) = full.filter(|_| !matches!(found, Found::Lease(_))) {
-            let close = Close::rejected("capacity");
-            return self.turn_down(conn, number, "capacity", text, close);
-        }
-        let elsewhere = |seen_by: &String| *seen_by != conn.to_string();
-        if identity.seen_by.as_ref().is_some_and(elsewhere)
-            || !self.seen.admit(&arrival.attach.signature, conn, now.mono)
-        {
+        if self.is_replayed(now, &arrival, &identity) {
             let close = Close::rejected("replayed");
             return self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
         }
-        self.end_claims(now, &arrival.attach.pubkey);
-        if let SessionKey::Proven(key) = &arrival.attach.session {
+        self.let_in(now, found, &arrival, &member, &identity);
+    }
+
+    /// Whether the hello was said before, on another connection: to any node, or to this owner just
+    /// now.
+    fn is_replayed(&mut self, now: Now, arrival: &Arrival, identity: &Identity) -> bool {
+        let elsewhere = |seen_by: &String| *seen_by != arrival.conn.to_string();
+        identity.seen_by.as_ref().is_some_and(elsewhere)
+            || !self.seen.admit(&arrival.attach.signature, arrival.conn, now.mono)
+    }
+
+    fn let_in(
+        &mut self,
+        now: Now,
+        found: Found,
+        arrival: &Arrival,
+        member: &Member,
+        identity: &Identity,
+    ) {
+        let Arrival { conn, number, ref attach, asked, .. } = *arrival;
+        self.end_claims(now, &attach.pubkey);
+        if let SessionKey::Proven(key) = &attach.session {
             self.end_claims(now, key);
         }
         self.facts.learn_member(&member.id, &member.grants);
         match found {
-            Found::Lease(no) => self.reattach(now, no, conn, number, &arrival.attach, &identity),
+            Found::Lease(no) => self.reattach(now, no, conn, number, attach, identity),
             Found::Nobody | Found::Contested(_) | Found::Leaving(_) => {
-                self.join(now, conn, number, (&arrival.attach, key), &member, &identity);
+                self.join(now, conn, number, attach, member, identity);
             }
         }
         if let Some(lease) = self.roster.of_conn(conn).and_then(|no| self.roster.get_mut(no)) {
-            lease.checked_at = arrival.asked;
+            lease.checked_at = asked;
         }
     }
 
@@ -229,11 +245,12 @@ impl Mesh {
         now: Now,
         conn: ConnId,
         number: u64,
-        (attach, key): (&Attach, String),
+        attach: &Attach,
         member: &Member,
         identity: &Identity,
     ) {
         let generation = self.next_generation();
+        let key = attach.presence_key();
         let mut record = record(attach, key, member, generation, now.wall);
         let saved = identity.saved.clone().filter(|_| !record.proven);
         if let Some(saved) = &saved {

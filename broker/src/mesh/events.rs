@@ -10,7 +10,7 @@ use super::io::{Now, Told};
 use super::roster::Lease;
 
 /// What becomes of a presence (protocol-core §2.6). Clients read `name` or `displayName`. The id says
-/// what happened to whom at which point: told twice, it is recognized.
+/// what happened to whom: told twice, it is recognized. A presence comes and goes once.
 pub(crate) fn presence(mesh: &MeshId, event: &'static str, lease: &Lease, now: Now) -> Frame {
     let record = &lease.record;
     let mut data = json!({
@@ -29,21 +29,21 @@ pub(crate) fn presence(mesh: &MeshId, event: &'static str, lease: &Lease, now: N
             data["summary"] = json!(summary);
         }
     }
-    let at = match event {
-        "peer_visible" | "peer_hidden" => lease.shown,
-        // Of its coming, the attach with which it came: whoever tells it again says the same.
-        "peer_joined" | "peer_returned" if record.came.epoch > 0 => record.came,
-        _ => record.generation,
+    let origin = match event {
+        "peer_visible" | "peer_hidden" => {
+            let at = lease.shown;
+            format!("{event}|{}|{}|{}", lease.presence, at.epoch, at.number)
+        }
+        "peer_joined" | "peer_returned" => format!("peer_joined|{}", lease.presence),
+        _ => format!("{event}|{}", lease.presence),
     };
-    let origin = format!("{event}|{}|{}|{}", lease.presence, at.epoch, at.number);
     system(mesh, event, data, &origin, now)
 }
 
 /// The departure of a presence that peers were told of, by the word of their edge alone.
 pub(crate) fn left(mesh: &MeshId, gone: &Told, now: Now) -> Frame {
     let data = json!({ "name": gone.name, "displayName": gone.name, "pubkey": gone.pubkey });
-    let Told { presence, generation, .. } = gone;
-    let origin = format!("peer_left|{presence}|{}|{}", generation.epoch, generation.number);
+    let origin = format!("peer_left|{}", gone.presence);
     system(mesh, "peer_left", data, &origin, now)
 }
 

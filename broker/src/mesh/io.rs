@@ -88,7 +88,7 @@ pub struct Edge {
 pub struct Told {
     /// The presence.
     pub presence: PresenceId,
-    /// The attach it was told with, which makes the event's id.
+    /// The attach it was told with.
     pub generation: Generation,
     /// Whose it is.
     pub member: MemberId,

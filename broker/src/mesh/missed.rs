@@ -14,10 +14,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use protocol::PresenceId;
 use protocol::server::Frame;
 
 use super::events;
-use super::io::{ConnId, Effect, Generation, Now, Told};
+use super::io::{ConnId, Edge, Effect, Generation, Now, Told};
 use super::roster::{Hold, Lease, LeaseNo};
 use super::state::Mesh;
 
@@ -108,6 +109,16 @@ impl Mesh {
         }
     }
 
+    /// A connection goes on, and its edge is told what its peers have missed: a pong shows whether
+    /// that has reached this one.
+    pub(super) fn ask_what_is_known(&mut self, no: LeaseNo) {
+        let said = self.next_generation();
+        if let Some(lease) = self.roster.get_mut(no) {
+            (lease.knowledge.said, lease.knowledge.probed) = (said, false);
+            self.missed.probes.insert(no);
+        }
+    }
+
     /// A lease is about to listen no more. A peer that closes in order has read what it was sent.
     pub(super) fn stops_listening(&mut self, no: LeaseNo, in_order: bool) {
         let point = self.point();
@@ -125,8 +136,7 @@ impl Mesh {
     /// Its peer is back, and has its answer: it is told what it has missed.
     pub(super) fn catch_up(&mut self, now: Now, no: LeaseNo, conn: ConnId) {
         let point = self.point();
-        let mut missed = self.missed_by(now, no);
-        missed.sort_by_key(|(at, ..)| *at);
+        let missed = self.missed_by(now, no);
         if let Some(lease) = self.roster.get_mut(no) {
             lease.knowledge.said = point;
             if missed.is_empty() {
@@ -145,7 +155,7 @@ impl Mesh {
         }
     }
 
-    /// What a lease's peer has missed: at which point, how large, and what it is told.
+    /// What a lease's peer has missed, in order: at which point, how large, and what it is told.
     fn missed_by(&self, now: Now, no: LeaseNo) -> Vec<(Generation, usize, Frame)> {
         let Some(lease) = self.roster.get(no) else { return Vec::new() };
         let known = lease.knowledge.known;
@@ -155,7 +165,7 @@ impl Mesh {
                 continue;
             }
             let shown = if subject.record.visible { "peer_visible" } else { "peer_hidden" };
-            let happened = [(subject.arrived, subject.arrival()), (subject.shown, shown)];
+            let happened = [(subject.shown, shown), (subject.arrived, subject.arrival())];
             for (at, event) in happened {
                 if known < at && concerns(event, &subject.told(), lease) {
                     let frame = events::presence(&self.id, event, subject, now);
@@ -164,10 +174,19 @@ impl Mesh {
             }
         }
         for Gone { told, came, went } in &self.missed.gone {
-            if *came <= known && known < *went && concerns("peer_left", told, lease) {
-                missed.push((*went, 1024, events::left(&self.id, told, now)));
+            // To its peers it is the same that comes again under its key and name.
+            let again = self.roster.addressed(&told.pubkey).map(|(_, lease)| lease);
+            let again = again.filter(|other| other.announced && other.record.name == told.name);
+            let back_at = again.map(|other| other.arrived).max();
+            let returned = back_at.is_some_and(|at| at <= known);
+            if *came <= known && known < *went && !returned && concerns("peer_left", told, lease) {
+                let at = back_at.map_or(*went, |at| at.min(*went));
+                missed.push((at, 1024, events::left(&self.id, told, now)));
             }
         }
+        // Of what is said to be at one point, the departure comes first.
+        missed.reverse();
+        missed.sort_by_key(|(at, ..)| *at);
         missed
     }
 
@@ -185,12 +204,20 @@ impl Mesh {
         }
     }
 
-    /// The edges know of somebody who is not here, and has left under an owner before this one.
-    pub(super) fn note_gone_before(&mut self, told: &Told) {
-        let known = self.missed.gone.iter().any(|gone| gone.told.presence == told.presence);
-        if !known && self.roster.of_presence(&told.presence).is_none() {
-            let went = self.next_generation();
-            self.note_gone(told.clone(), Generation::default(), went);
+    /// Whom every edge that remembers knows, and who is not here, has left unsaid: its owner died
+    /// behind the commit.
+    pub(super) fn note_gone_before(&mut self, edges: &[Edge]) {
+        let mut remembering = edges.iter().filter(|edge| !edge.told.is_empty());
+        let Some(first) = remembering.next() else { return };
+        let others: Vec<BTreeSet<&PresenceId>> =
+            remembering.map(|edge| edge.told.iter().map(|told| &told.presence).collect()).collect();
+        for told in &first.told {
+            let noted = self.missed.gone.iter().any(|gone| gone.told.presence == told.presence);
+            let here = self.roster.of_presence(&told.presence).is_some();
+            if !noted && !here && others.iter().all(|known| known.contains(&told.presence)) {
+                let went = self.next_generation();
+                self.note_gone(told.clone(), Generation::default(), went);
+            }
         }
     }
 

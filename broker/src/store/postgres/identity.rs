@@ -13,9 +13,8 @@ use sqlx::postgres::PgRow;
 use super::error::classify;
 use super::{Postgres, read};
 use crate::model::{
-    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Membership, Moderation, PENDING_MS,
-    Pending,
-    Place, SavedState, Target, Topic,
+    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Membership, Moderation,
+    PENDING_MS, Pending, Place, SavedState, Target, Topic,
 };
 use crate::store::StoreError;
 use crate::store::people::totals;

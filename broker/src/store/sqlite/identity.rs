@@ -11,9 +11,8 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 use super::error::{StoreResult, corrupt};
 use super::now;
 use crate::model::{
-    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Membership, Moderation, PENDING_MS,
-    Pending,
-    Place, SavedState, Target, Topic, Totals,
+    Ban, Claim, Grants, HELLO_SEEN_MS, Identity, MATCHES, Member, Membership, Moderation,
+    PENDING_MS, Pending, Place, SavedState, Target, Topic, Totals,
 };
 use crate::store::people::is_topic_id;
 

@@ -51,7 +51,7 @@ pub(super) struct Presences {
     succeeded: BTreeSet<u64>,
     /// By who follows on the same connection.
     former: BTreeMap<u64, u64>,
-    /// Keys that others were told of.
+    /// Those that others were told of.
     told: BTreeSet<String>,
     /// Those that were gone before they could be anybody's news.
     brief: BTreeSet<String>,
@@ -159,10 +159,11 @@ impl Presences {
 
     /// Others are told of a presence.
     pub(super) fn announced(&mut self, now: u64, event: &str, key: &str) -> Result<(), String> {
-        if matches!(event, "peer_joined" | "peer_returned") {
-            self.told.insert(key.to_owned());
-        }
-        let Some((_, Some(attached))) = self.commands.get(key) else { return Ok(()) };
+        let Some((_, attached)) = self.commands.get(key) else { return Ok(()) };
+        // Whoever has not confirmed it is told again.
+        let told = matches!(event, "peer_joined" | "peer_returned");
+        let repeated = told && !self.told.insert(key.to_owned());
+        let Some(attached) = attached.as_ref() else { return Ok(()) };
         let quiet = self.troubled(*attached, now) == 0;
         if quiet
             && self.brief.contains(key)
@@ -170,7 +171,11 @@ impl Presences {
         {
             return Err(format!("{event} of a command that was gone at once"));
         }
-        if quiet && event == "peer_joined" && now - attached < SHORT_LIVED_MS - CATCH_UP_MS {
+        if quiet
+            && !repeated
+            && event == "peer_joined"
+            && now - attached < SHORT_LIVED_MS - CATCH_UP_MS
+        {
             return Err(format!("{event} of a command after {} ms", now - attached));
         }
         Ok(())

@@ -225,12 +225,14 @@ impl World {
 
     /// What clients hear is up to another owner now.
     fn note_owner(&mut self) {
-        let stalls = |socket: &Option<u64>| {
-            socket.and_then(|socket| self.sockets.get(&socket)).is_none_or(|state| state.stalled)
+        // Who is on a node that others cannot reach does not know that it hears nothing.
+        let hears = |client: &&Client| {
+            let socket = client.socket.and_then(|socket| self.sockets.get(&socket));
+            client.attached
+                && socket.is_some_and(|s| !s.stalled && s.lost_at.is_none() && s.process != 0)
         };
-        let hears = |c: &&Client| c.attached && !stalls(&c.socket);
-        let heard: BTreeSet<_> = self.clients.iter().filter(hears).map(|c| c.identity).collect();
-        self.check.owner_changed(self.now, |identity| heard.contains(&identity));
+        let told: BTreeSet<_> = self.clients.iter().filter(hears).map(|c| c.identity).collect();
+        self.check.owner_changed(self.now, |identity| told.contains(&identity));
     }
 
     pub(super) fn activation_read(&mut self, id: u64) {
