@@ -114,6 +114,9 @@ pub struct Session {
     conn: ConnId,
     next_conn: fn(ConnId) -> ConnId,
     mesh: Option<MeshId>,
+    /// When the first hello was read. A later one counts as old: it may have waited, unread, in a
+    /// socket that its peer has given up since for another.
+    greeted: Option<ReadAt>,
     epoch: Option<Epoch>,
     window: Window<Arc<Command>>,
     phase: Phase,
@@ -145,6 +148,7 @@ impl Session {
             conn,
             next_conn,
             mesh: None,
+            greeted: None,
             epoch: None,
             window: Window::default(),
             phase: Phase::Greeting { until: now.mono + limits.hello_timeout_ms },
@@ -311,7 +315,7 @@ impl Session {
             Err(rejection) => return self.reject(now, &rejection),
         };
         let (process, mono, wall) = (self.conn.process, now.mono, now.wall);
-        attach.read_at = ReadAt { process, mono, wall };
+        attach.read_at = *self.greeted.get_or_insert(ReadAt { process, mono, wall });
         if matches!(self.phase, Phase::Attached) {
             let stays = self.mesh.as_ref() == Some(&mesh);
             let next = stays.then(|| attach.presence_keys());

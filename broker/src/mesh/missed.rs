@@ -4,8 +4,8 @@
 //! and each lease knows up to which point its peer has surely been told. While it listens that is
 //! now, but for events that no pong has confirmed yet: each batch is followed by a ping, so that
 //! what was written to a half-open socket counts as not told. A peer that is back is told the
-//! difference, behind its `hello_ack`: who came since and is here, who has gone that it knew of, and
-//! whether somebody was hidden or shown. Nothing of whoever came and went meanwhile.
+//! difference, behind its `hello_ack`: who came since and is here, who has gone that it may have heard
+//! of, and whether somebody was hidden or shown. Nothing of whoever came and went meanwhile.
 //!
 //! Of those who are here their leases say when they came, across owners, too. Departures are kept in
 //! memory for as long as somebody has missed them, and no more than [`GONE_KEPT`]; a new owner knows
@@ -88,6 +88,12 @@ impl Lease {
         let Knowledge { known, said, .. } = self.knowledge;
         let told = self.listening().is_some() && said <= known;
         (self.greeted && !told && self.hold != Hold::Leaving).then_some(known)
+    }
+
+    /// Whether its peer may have been told of what happened at a point: what no pong has confirmed
+    /// may have arrived all the same.
+    fn may_know(&self, point: Generation) -> bool {
+        point <= self.knowledge.known.max(self.knowledge.said)
     }
 }
 
@@ -179,7 +185,11 @@ impl Mesh {
             let again = again.filter(|other| other.announced && other.record.name == told.name);
             let back_at = again.map(|other| other.arrived).max();
             let returned = back_at.is_some_and(|at| at <= known);
-            if *came <= known && known < *went && !returned && concerns("peer_left", told, lease) {
+            if lease.may_know(*came)
+                && known < *went
+                && !returned
+                && concerns("peer_left", told, lease)
+            {
                 let at = back_at.map_or(*went, |at| at.min(*went));
                 missed.push((at, 1024, events::left(&self.id, told, now)));
             }
@@ -194,7 +204,9 @@ impl Mesh {
     pub(super) fn note_gone(&mut self, told: Told, came: Generation, went: Generation) {
         let behind = || self.roster.iter().filter_map(|(_, lease)| lease.behind());
         let Some(oldest) = behind().min() else { return self.missed.gone.clear() };
-        let is_missed = behind().any(|known| came <= known && known < went);
+        let is_missed = self.roster.iter().any(|(_, lease)| {
+            lease.behind().is_some_and(|known| lease.may_know(came) && known < went)
+        });
         let gone = &mut self.missed.gone;
         while gone.front().is_some_and(|first| first.went <= oldest) || gone.len() >= GONE_KEPT {
             gone.pop_front();

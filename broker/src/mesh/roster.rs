@@ -29,7 +29,6 @@ pub const CONTEST_TIMES: usize = 3;
 pub const CONTEST_MS: Ms = 30_000;
 
 /// What of a lease outlives its owner. What few peers have is boxed: idle sessions have one, too.
-#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// What a returning session is recognized by.

@@ -66,7 +66,7 @@ fn live(session: &mut Session, until: Ms) -> (Vec<Ms>, Option<Ms>) {
 
 fn ask(session: &mut Session, now: Ms, number: usize) {
     let request = Request { verb: Verb::ListPeers, req_id: Some(number.to_string().into()) };
-    session.push(at(now), Command::Request(request));
+    session.ask(at(now), request);
 }
 
 #[test]

@@ -14,6 +14,27 @@ fn next(conn: ConnId) -> ConnId {
     ConnId { number: conn.number + 1, ..conn }
 }
 
+fn ana(signature: &str) -> Attach {
+    Attach {
+        pubkey: "ana".into(),
+        member: None,
+        session: SessionKey::Absent,
+        profile: client::Profile::default(),
+        signature: signature.into(),
+        read_at: ReadAt::default(),
+    }
+}
+
+/// It may have waited, unread, in a socket that its peer has given up since.
+#[test]
+fn a_second_hello_is_as_old_as_the_first() {
+    let mut scene = Scene::new();
+    scene.now.mono += 5_000;
+    scene.session.hello(scene.now, "mesh".into(), Ok(ana("t")));
+    let Phase::Switching(_, attach) = &scene.session.phase else { panic!("not switching") };
+    assert_eq!(attach.read_at.mono, 1_000);
+}
+
 /// A session that has said hello, and what its peer has been written.
 struct Scene {
     session: Session,
@@ -31,15 +52,7 @@ impl Scene {
         let session = Session::new(conn, next, LIMITS, now);
         let (asked, written) = (VecDeque::new(), Vec::new());
         let mut scene = Self { session, now, asked, written, closed: None };
-        let attach = Attach {
-            pubkey: "ana".into(),
-            member: None,
-            session: SessionKey::Absent,
-            profile: client::Profile::default(),
-            signature: "s".into(),
-            read_at: ReadAt::default(),
-        };
-        scene.session.hello(now, "mesh".into(), Ok(attach));
+        scene.session.hello(now, "mesh".into(), Ok(ana("s")));
         scene.session.deliver(now, ToEdge::Reset(1));
         scene.act();
         let (number, _) = scene.asked.pop_front().unwrap();

@@ -126,6 +126,21 @@ fn whoever_came_and_went_meanwhile_is_nobodys_news() {
     assert_eq!(told(&mut scene, 7), []);
 }
 
+/// Nobody knows whether what was said before its socket broke has arrived.
+#[test]
+fn whoever_it_may_have_heard_of_is_said_to_have_gone() {
+    let mut scene = mesh_of(&["ana", "ben"]);
+    scene.greet(3, "eve");
+    pong_but(&mut scene, &[2]);
+    assert_eq!(told(&mut scene, 2), [pair("peer_joined", "eve")]);
+    close(&mut scene, 2, false);
+    scene.mesh.limits.grace_ms = 1_000;
+    close(&mut scene, 3, true);
+    pass(&mut scene, 2_000);
+    scene.greet(4, "ben");
+    assert_eq!(told(&mut scene, 4), [pair("peer_left", "eve")]);
+}
+
 #[test]
 fn whoever_returns_meanwhile_was_never_away_for_anybody() {
     let mut scene = mesh_of(&["ana", "ben", "eve"]);

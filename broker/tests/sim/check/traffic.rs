@@ -111,8 +111,10 @@ impl Checker {
     /// Somebody who may connect.
     pub(crate) fn introduce(&mut self, client: &Client) {
         self.traffic.introduce(client);
-        if client.kind == Kind::OneShot && client.claims.is_none() {
-            self.presences.one_shot(client.identity, client.address());
+        if client.kind == Kind::OneShot {
+            // Events name whoever claims another's key by its member's, like others.
+            let key = client.claims.as_ref().map(|_| format!("of {}", client.identity));
+            self.presences.one_shot(client.identity, key.unwrap_or_else(|| client.address()));
         }
     }
 

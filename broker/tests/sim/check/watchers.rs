@@ -107,8 +107,12 @@ impl Watchers {
             return Ok(());
         }
         let subject = (text("pubkey"), text("displayName"));
+        // Whoever is back may have missed that somebody came, and is told that it has gone.
+        let may_repeat = word == Word::Gone && !view.absences.is_empty();
         match view.words.insert(subject, word) {
-            Some(before) if before == word => Err(format!("told twice in a row: {frame}")),
+            Some(before) if before == word && !may_repeat => {
+                Err(format!("told twice in a row: {frame}"))
+            }
             _ => Ok(()),
         }
     }
