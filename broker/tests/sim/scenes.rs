@@ -227,11 +227,17 @@ fn bereaved(seed: u64, planted: Option<Planted>) -> Result<(), String> {
     let edge = world.sockets[&socket].process;
     let until = world.now + rng.between(0, 2_000);
     world.run_until(until);
+    // Missed in silence, or replaced under its name before that.
+    world.restart_after = seed.is_multiple_of(2).then_some(20_000);
     world.crash(edge);
     let until = world.now + 16;
     world.run_until(until);
     world.clients[subject].back_at = None;
     let identity = world.clients[subject].identity;
+    // In the calm every node starts again.
+    let until = world.now + 10_000;
+    world.run_until(until);
+    world.restart_after = None;
     let world = end(world)?;
     match world.check.lapsed() {
         [left] if *left == identity => Ok(()),
