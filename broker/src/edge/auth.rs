@@ -5,7 +5,7 @@ use protocol::client::{Hello, SessionHello};
 use protocol::signature::{self, Refused, is_lowercase_key};
 use protocol::{Close, time};
 
-use crate::mesh::io::{Attach, ReadAt, SessionKey};
+use crate::mesh::io::{Attach, OpenedAt, SessionKey};
 
 /// How far a hello's clock may be off, in milliseconds.
 pub const CLOCK_SKEW_MS: i64 = 60_000;
@@ -64,7 +64,7 @@ pub fn hello(hello: Hello, wall: i64) -> Result<Attach, Rejection> {
         session: session.map_or(SessionKey::Absent, |key| SessionKey::Claimed(key.into())),
         profile: hello.profile,
         signature: hello.signature.to_ascii_lowercase().into(),
-        read_at: ReadAt::default(),
+        opened_at: OpenedAt::default(),
     })
 }
 
@@ -94,7 +94,7 @@ pub fn session_hello(hello: SessionHello, wall: i64) -> Result<Attach, Rejection
         session: SessionKey::Proven(hello.session_pubkey.into()),
         profile: hello.profile,
         signature: hello.signature.to_ascii_lowercase().into(),
-        read_at: ReadAt::default(),
+        opened_at: OpenedAt::default(),
     })
 }
 

@@ -31,7 +31,7 @@ pub use self::liveness::{PING_MS, STALE_MS};
 use self::order::Order;
 use super::auth::{self, Rejection};
 use crate::mesh::UNAVAILABLE;
-use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, ReadAt, STALL_MS, ToEdge};
+use crate::mesh::io::{Attach, Command, ConnId, Ms, Now, Numbered, OpenedAt, STALL_MS, ToEdge};
 use crate::model::{Envelope, Epoch};
 
 /// Verbs other than `send` and `client_ack`, and control frames nobody asked for, that a connection
@@ -114,9 +114,7 @@ pub struct Session {
     conn: ConnId,
     next_conn: fn(ConnId) -> ConnId,
     mesh: Option<MeshId>,
-    /// When the first hello was read. A later one counts as old: it may have waited, unread, in a
-    /// socket that its peer has given up since for another.
-    greeted: Option<ReadAt>,
+    opened_at: OpenedAt,
     epoch: Option<Epoch>,
     window: Window<Arc<Command>>,
     phase: Phase,
@@ -148,7 +146,7 @@ impl Session {
             conn,
             next_conn,
             mesh: None,
-            greeted: None,
+            opened_at: OpenedAt { process: conn.process, mono: now.mono, wall: now.wall },
             epoch: None,
             window: Window::default(),
             phase: Phase::Greeting { until: now.mono + limits.hello_timeout_ms },
@@ -314,8 +312,7 @@ impl Session {
             Ok(attach) => Box::new(attach),
             Err(rejection) => return self.reject(now, &rejection),
         };
-        let (process, mono, wall) = (self.conn.process, now.mono, now.wall);
-        attach.read_at = *self.greeted.get_or_insert(ReadAt { process, mono, wall });
+        attach.opened_at = self.opened_at;
         if matches!(self.phase, Phase::Attached) {
             let stays = self.mesh.as_ref() == Some(&mesh);
             let next = stays.then(|| attach.presence_keys());

@@ -221,7 +221,7 @@ impl Mesh {
     /// edge may not have announced itself yet.
     fn is_overtaken(&self, no: LeaseNo, conn: ConnId, attach: &Attach) -> bool {
         self.roster.get(no).is_some_and(|lease| {
-            lease.conn() != Some(conn) && lease.record.read_at.is_after(&attach.read_at)
+            lease.conn() != Some(conn) && lease.record.opened_at.is_after(&attach.opened_at)
         })
     }
 

@@ -114,7 +114,7 @@ pub(super) fn record(
         generation,
         came: generation,
         known: generation,
-        read_at: attach.read_at,
+        opened_at: attach.opened_at,
         status: Status::Idle,
         source: Source::Jsonl,
         summary: None,

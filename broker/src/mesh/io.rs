@@ -11,7 +11,7 @@ use protocol::server::Frame;
 use protocol::{Close, MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
-pub use self::command::{Attach, Class, Command, Numbered, ReadAt, SessionKey};
+pub use self::command::{Attach, Class, Command, Numbered, OpenedAt, SessionKey};
 pub use self::size::LONG_ANSWER;
 use super::carried;
 use crate::model::{

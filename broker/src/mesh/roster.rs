@@ -9,7 +9,7 @@ use protocol::{MemberId, PresenceId};
 use serde::{Deserialize, Serialize};
 
 use super::events;
-use super::io::{Attach, ConnId, Generation, Ms, ReadAt, Told};
+use super::io::{Attach, ConnId, Generation, Ms, OpenedAt, Told};
 use super::missed::Knowledge;
 use super::saved::Unsaved;
 use super::status::{Source, Standing};
@@ -59,7 +59,7 @@ pub(crate) struct Record {
     pub(crate) known: Generation,
     /// When its last hello was read.
     #[serde(default)]
-    pub(crate) read_at: ReadAt,
+    pub(crate) opened_at: OpenedAt,
     #[serde(default)]
     pub(crate) status: Status,
     #[serde(default)]
@@ -288,7 +288,7 @@ impl Lease {
         record.cwd.clone_from(&profile.cwd);
         record.pid = profile.pid;
         record.generation = generation;
-        record.read_at = attach.read_at;
+        record.opened_at = attach.opened_at;
         self.sender = Arc::new(Sender { name: record.name.clone(), ..(*self.sender).clone() });
     }
 

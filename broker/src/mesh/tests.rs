@@ -6,7 +6,7 @@ use protocol::client::{ClientAck, Priority, Profile, Request, Selection, Send, V
 use protocol::server::{Frame, Row};
 
 use super::io::{
-    Answer, Attach, Command, ConnId, Edge, Effect, Held, Input, Now, Numbered, Question, ReadAt,
+    Answer, Attach, Command, ConnId, Edge, Effect, Held, Input, Now, Numbered, OpenedAt, Question,
     SessionKey,
 };
 use super::{ANNOUNCE_MS, Limits, Mesh, SHORT_LIVED_MS, StatusLimits};
@@ -127,7 +127,7 @@ impl Scene {
             session: SessionKey::Absent,
             profile: Profile { session_id: format!("session-{who}"), ..Profile::default() },
             signature: format!("signature-{number}").into(),
-            read_at: ReadAt::default(),
+            opened_at: OpenedAt::default(),
         };
         self.greet_with(number, attach);
     }
@@ -212,7 +212,7 @@ fn passing(who: &str) -> Attach {
         session: SessionKey::Claimed("key".into()),
         profile: Profile { session_id, channel, ..Profile::default() },
         signature: "signature".into(),
-        read_at: ReadAt::default(),
+        opened_at: OpenedAt::default(),
     }
 }
 
@@ -609,11 +609,11 @@ fn a_command_that_was_done_is_answered_and_not_done_again() {
     assert_eq!(scene.mesh.leases(), 2);
 }
 
-fn session(who: &str, key: &str, read_at: ReadAt) -> Attach {
+fn session(who: &str, key: &str, opened_at: OpenedAt) -> Attach {
     Attach {
         session: SessionKey::Proven(key.into()),
-        signature: format!("signature-{read_at:?}").into(),
-        read_at,
+        signature: format!("signature-{opened_at:?}").into(),
+        opened_at,
         ..passing(who)
     }
 }
@@ -660,8 +660,8 @@ fn a_short_lived_session_that_is_lost_leaves_unseen() {
 
 /// What its client's clock says does not matter; what waited long at an edge is old.
 #[test]
-fn the_hello_that_was_read_last_is_the_newer() {
-    let read = |process, mono, wall| ReadAt { process, mono, wall };
+fn the_hello_of_the_socket_opened_last_is_the_newer() {
+    let read = |process, mono, wall| OpenedAt { process, mono, wall };
     for (first, second, takes_over) in [
         (read(1, 5_000, 50_000), read(1, 5_001, 20_000), true),
         (read(1, 5_000, 50_000), read(1, 4_999, 90_000), false),

@@ -63,6 +63,7 @@ pub(crate) enum Target {
     Nobody,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub(crate) struct Client {
     pub(crate) index: usize,
     /// Its process id: another for each life of a one-shot command.

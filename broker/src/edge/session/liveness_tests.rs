@@ -31,7 +31,7 @@ fn attached() -> Session {
         session: SessionKey::Absent,
         profile: Profile::default(),
         signature: "signature".into(),
-        read_at: ReadAt::default(),
+        opened_at: OpenedAt::default(),
     };
     session.take_up(at(T0), "mesh".into(), Box::new(attach));
     session.deliver(at(T0), ToEdge::Reset(1));
@@ -66,7 +66,7 @@ fn live(session: &mut Session, until: Ms) -> (Vec<Ms>, Option<Ms>) {
 
 fn ask(session: &mut Session, now: Ms, number: usize) {
     let request = Request { verb: Verb::ListPeers, req_id: Some(number.to_string().into()) };
-    session.ask(at(now), request);
+    session.push(at(now), Command::Request(request));
 }
 
 #[test]
@@ -179,7 +179,8 @@ fn a_hello_has_all_its_time_after_a_pause() {
 #[test]
 fn what_was_asked_before_a_pause_is_answered_by_the_owner_or_8_seconds_after_it() {
     let mut session = attached();
-    ask(&mut session, T0 + 1_000, 0);
+    let request = Request { verb: Verb::ListPeers, req_id: Some("0".to_owned().into()) };
+    session.ask(at(T0 + 1_000), request);
     session.drain();
     let thawed = T0 + 81_000;
     assert_eq!(tick(&mut session, thawed), (1, false));

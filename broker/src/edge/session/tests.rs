@@ -21,18 +21,18 @@ fn ana(signature: &str) -> Attach {
         session: SessionKey::Absent,
         profile: client::Profile::default(),
         signature: signature.into(),
-        read_at: ReadAt::default(),
+        opened_at: OpenedAt::default(),
     }
 }
 
 /// It may have waited, unread, in a socket that its peer has given up since.
 #[test]
-fn a_second_hello_is_as_old_as_the_first() {
+fn a_hello_is_as_old_as_its_socket() {
     let mut scene = Scene::new();
     scene.now.mono += 5_000;
     scene.session.hello(scene.now, "mesh".into(), Ok(ana("t")));
     let Phase::Switching(_, attach) = &scene.session.phase else { panic!("not switching") };
-    assert_eq!(attach.read_at.mono, 1_000);
+    assert_eq!(attach.opened_at.mono, 1_000);
 }
 
 /// A session that has said hello, and what its peer has been written.

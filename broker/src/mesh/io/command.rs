@@ -87,9 +87,9 @@ pub struct Attach {
     pub profile: Profile,
     /// The hello's signature: it is accepted once.
     pub signature: Arc<str>,
-    /// When an edge read it.
+    /// When its socket was opened.
     #[serde(default)]
-    pub read_at: ReadAt,
+    pub opened_at: OpenedAt,
 }
 
 impl Attach {
@@ -120,10 +120,10 @@ impl Attach {
     }
 }
 
-/// When an edge read a hello. It decides which of two hellos of one presence is newer; the clients'
-/// clocks have no part in it.
+/// When a socket was opened. It decides which of two hellos of one presence is newer: one that waited,
+/// unread, in a socket that its peer has given up is old. The clients' clocks have no part in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadAt {
+pub struct OpenedAt {
     /// The process of the edge.
     pub process: u64,
     /// By that process's monotonic clock.
@@ -132,14 +132,14 @@ pub struct ReadAt {
     pub wall: i64,
 }
 
-impl ReadAt {
+impl OpenedAt {
     /// The clocks of two nodes may differ by so much, in milliseconds.
     const SKEW_MS: i64 = 500;
     /// A hello waits for its owner for 8 s, or as long as its edge stands still. A longer lead is
     /// that of a clock that was set.
     const WAIT_MS: i64 = 60_000;
 
-    /// Whether this was certainly read after `other`.
+    /// Whether this was certainly opened after `other`.
     pub fn is_after(&self, other: &Self) -> bool {
         if self.process == other.process {
             return self.mono > other.mono;

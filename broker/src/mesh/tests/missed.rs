@@ -133,10 +133,10 @@ fn whoever_it_may_have_heard_of_is_said_to_have_gone() {
     scene.greet(3, "eve");
     pong_but(&mut scene, &[2]);
     assert_eq!(told(&mut scene, 2), [pair("peer_joined", "eve")]);
-    close(&mut scene, 2, false);
-    scene.mesh.limits.grace_ms = 1_000;
     close(&mut scene, 3, true);
-    pass(&mut scene, 2_000);
+    pass(&mut scene, 80_000);
+    close(&mut scene, 2, false);
+    pass(&mut scene, 20_000);
     scene.greet(4, "ben");
     assert_eq!(told(&mut scene, 4), [pair("peer_left", "eve")]);
 }
