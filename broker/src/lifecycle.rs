@@ -62,7 +62,7 @@ pub async fn claim(
 
 /// Keeps the claim. A connection that carried it may break, or be slow: then it is asked for again.
 /// It is often this process's own last connection that is in the way, until the server notices that
-/// nobody is there: only who is refused [`REFUSALS`] times in a row is superseded.
+/// nobody is there: only who is refused `REFUSALS` times in a row is superseded.
 pub async fn keep_claim(
     store: Arc<dyn Store>,
     claim: Box<dyn Claim>,

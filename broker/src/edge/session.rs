@@ -4,10 +4,10 @@
 //! Guarantees: `hello_ack` is the first frame a peer gets unless it is refused; frames are executed
 //! in the order they came, those before a close included; every request with an id is answered,
 //! by the owner or, after [`RESULT_TIMEOUT_MS`](router::link::RESULT_TIMEOUT_MS), in its stead, and
-//! in the order of the requests, whoever answers ([`order`]); acks of sends may come between.
+//! in the order of the requests, whoever answers (`order`); acks of sends may come between.
 //! While a hello is being answered, the window is full, a list is awaited, or the connection owes
-//! for what it has asked ([`cost`]), nothing is read: TCP pushes back. Nobody is given up for time in
-//! which the node itself stood still ([`liveness`]).
+//! for what it has asked (`cost`), nothing is read: TCP pushes back. Nobody is given up for time in
+//! which the node itself stood still (`liveness`).
 
 mod cost;
 mod liveness;
