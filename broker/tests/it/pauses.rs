@@ -34,7 +34,7 @@ async fn a_session_in_grace_survives_a_pause_longer_than_the_grace(kind: Kind) {
     assert_eq!(ana.peers().await.len(), 2);
 }
 
-/// It knocks while the broker stands still, and in vain until that goes on.
+/// It tries to connect while the broker stands still, in vain until that goes on.
 async fn a_grace_that_was_nearly_over_waits_for_who_is_coming_back(kind: Kind) {
     let (node, mut ana, mut ben, _) = ana_and_ben(kind, &[("LEASE_GRACE_SECONDS", "3")]).await;
     let presence = ben.presence();

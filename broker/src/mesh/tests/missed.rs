@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::stalls::live;
 use super::*;
 use crate::mesh::GONE_KEPT;
 
@@ -74,23 +75,13 @@ fn close(scene: &mut Scene, number: u64, clean: bool) {
     scene.commit();
 }
 
-fn pass(scene: &mut Scene, ms: u64) {
-    let until = scene.now + ms;
-    while let Some(due) = scene.mesh.deadline().filter(|due| *due <= until) {
-        scene.now = due.max(scene.now);
-        scene.input(Input::Tick);
-        scene.commit();
-    }
-    scene.now = until;
-}
-
 #[test]
 fn a_peer_that_was_away_is_told_who_came_and_who_went() {
     let mut scene = mesh_of(&["ana", "ben", "eve"]);
     close(&mut scene, 3, true);
-    pass(&mut scene, 80_000);
+    live(&mut scene, 80_000);
     close(&mut scene, 2, true);
-    pass(&mut scene, 20_000);
+    live(&mut scene, 20_000);
     scene.greet(4, "dan");
     assert_eq!(told(&mut scene, 1), [pair("peer_left", "eve"), pair("peer_joined", "dan")]);
     scene.greet(5, "ben");
@@ -106,22 +97,22 @@ fn a_peer_that_was_away_is_told_who_came_and_who_went() {
 fn whoever_came_and_went_meanwhile_is_nobodys_news() {
     let mut scene = mesh_of(&["ana", "ben"]);
     close(&mut scene, 2, true);
-    pass(&mut scene, 1_000);
+    live(&mut scene, 1_000);
     scene.greet(3, "eve");
     close(&mut scene, 3, true);
     // Only just before the grace of one is over is that of the other.
-    pass(&mut scene, 88_500);
+    live(&mut scene, 88_500);
     scene.greet(4, "ben");
     assert_eq!(told(&mut scene, 4), [pair("peer_joined", "eve")], "eve may be back");
     close(&mut scene, 4, true);
-    pass(&mut scene, 2_000);
+    live(&mut scene, 2_000);
     scene.greet(5, "ben");
     assert_eq!(told(&mut scene, 5), [pair("peer_left", "eve")]);
     close(&mut scene, 5, true);
     scene.greet(6, "dan");
     scene.mesh.limits.grace_ms = 1_000;
     close(&mut scene, 6, true);
-    pass(&mut scene, 2_000);
+    live(&mut scene, 2_000);
     scene.greet(7, "ben");
     assert_eq!(told(&mut scene, 7), []);
 }
@@ -134,9 +125,9 @@ fn whoever_it_may_have_heard_of_is_said_to_have_gone() {
     pong_but(&mut scene, &[2]);
     assert_eq!(told(&mut scene, 2), [pair("peer_joined", "eve")]);
     close(&mut scene, 3, true);
-    pass(&mut scene, 80_000);
+    live(&mut scene, 80_000);
     close(&mut scene, 2, false);
-    pass(&mut scene, 20_000);
+    live(&mut scene, 20_000);
     scene.greet(4, "ben");
     assert_eq!(told(&mut scene, 4), [pair("peer_left", "eve")]);
 }
@@ -177,11 +168,11 @@ fn a_peer_that_was_away_is_told_who_can_be_seen() {
 fn a_half_open_peer_is_told_again_what_it_did_not_confirm() {
     let mut scene = mesh_of(&["ana", "ben", "eve"]);
     close(&mut scene, 3, true);
-    pass(&mut scene, 80_000);
+    live(&mut scene, 80_000);
     scene.greet(4, "dan");
     let first = all_told(&mut scene, 2);
     pong_but(&mut scene, &[2]);
-    pass(&mut scene, 20_000);
+    live(&mut scene, 20_000);
     let second = all_told(&mut scene, 2);
     pong_but(&mut scene, &[2]);
     // The socket is still thought alive.
@@ -287,9 +278,9 @@ fn what_is_kept_for_the_absent_is_bounded_and_goes_with_them() {
     for number in 0..many {
         close(&mut scene, 10 + number, true);
     }
-    pass(&mut scene, 1_000);
+    live(&mut scene, 1_000);
     close(&mut scene, 1, true);
-    pass(&mut scene, 89_500);
+    live(&mut scene, 89_500);
     scene.greet(2, "ana");
     let left = all_told(&mut scene, 2);
     assert_eq!(left.len(), GONE_KEPT);
@@ -298,7 +289,7 @@ fn what_is_kept_for_the_absent_is_bounded_and_goes_with_them() {
     pong(&mut scene);
     scene.greet(3, "eve");
     close(&mut scene, 3, true);
-    pass(&mut scene, 100_000);
+    live(&mut scene, 100_000);
     pong(&mut scene);
     assert!(scene.mesh.missed.kept() <= 1, "of nobody but who has not confirmed it");
 }

@@ -19,7 +19,7 @@ fn ben_away_for(ms: Ms) -> Scene {
 }
 
 /// Time passes, and the mesh is looked at whenever it wants.
-fn live(scene: &mut Scene, ms: Ms) {
+pub(super) fn live(scene: &mut Scene, ms: Ms) {
     let until = scene.now + ms;
     while let Some(due) = scene.mesh.deadline().filter(|due| *due <= until) {
         scene.now = due.max(scene.now);
