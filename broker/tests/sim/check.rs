@@ -311,11 +311,17 @@ impl Checker {
         self.presences.attached(identity, socket);
     }
 
-    /// The client has read that it is attached.
-    pub(crate) fn greeted(&mut self, now: u64, (identity, socket): (u64, u64), presence: &str) {
+    /// The client has read that it is attached, which the broker wrote at `written`.
+    pub(crate) fn greeted(
+        &mut self,
+        now: u64,
+        (identity, socket): (u64, u64),
+        written: u64,
+        presence: &str,
+    ) {
         // After another hello on one connection what was not confirmed comes again.
         self.events.retain(|(other, _)| *other != socket);
-        self.watchers.greeted(now, identity, presence);
+        self.watchers.greeted(now, identity, written, presence);
         let verdict = self.presences.greeted(identity, presence);
         self.note("P5", now, verdict);
     }

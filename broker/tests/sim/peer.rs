@@ -234,7 +234,9 @@ impl World {
                 client.accepted_hello = (client.hello_at, client.hello_text.clone());
                 client.greeted_at = now;
                 let identity = client.identity;
-                self.check.greeted(now, (identity, socket), &text("presenceId"));
+                let written = self.sockets.get(&socket).and_then(|state| state.greeted_at);
+                let written = written.unwrap_or(now);
+                self.check.greeted(now, (identity, socket), written, &text("presenceId"));
                 self.settle_in(index, socket, frame);
             }
             "kick_ack" | "disconnect_ack" | "ban_ack" | "unban_ack" => self.moderated(frame),

@@ -179,7 +179,7 @@ pub(crate) struct Socket {
     /// When it last began to stall.
     pub(crate) stalled_at: Option<u64>,
     /// When its hello was answered, last.
-    greeted_at: Option<u64>,
+    pub(crate) greeted_at: Option<u64>,
     /// Its process froze then: as far as others can tell, it left then.
     pub(crate) lost_at: Option<u64>,
     /// What TCP holds back while the node does not read, and while the client does not.

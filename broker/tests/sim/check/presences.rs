@@ -236,6 +236,8 @@ impl Presences {
         }
         let departed = self.departed.remove(&identity);
         let unasked = self.succeeded.contains(&identity) || self.is_untold_command(identity);
+        // Of a presence that follows under the same key nobody was told yet.
+        self.told.retain(|key| self.commands.get(key).is_none_or(|(who, _)| *who != identity));
         if cause == Cause::Moderated || self.farewells.contains(&identity) || unasked {
             return Ok(());
         }

@@ -45,9 +45,9 @@ struct View {
     /// It was not there from then until then, by its own account.
     absences: Vec<(u64, u64)>,
     gone_since: Option<u64>,
-    /// The mesh has changed its owner while it was away: what the one before had told others, it may
-    /// never hear of, and it asks who is here.
-    in_doubt: bool,
+    /// When the mesh last changed its owner while it was away: what the one before had told others,
+    /// it may never hear of, and it asks who is here.
+    in_doubt: Option<u64>,
 }
 
 #[derive(Default)]
@@ -64,14 +64,20 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl Watchers {
-    /// A client is attached. With another presence than before, or when it may have missed what
-    /// nobody can tell it, it asks who is here.
-    pub(super) fn greeted(&mut self, now: u64, identity: u64, presence: &str) {
+    /// A client reads that it was attached, as the broker wrote at `written`. With another presence
+    /// than before, or when it may have missed what nobody can tell it, it asks who is here.
+    pub(super) fn greeted(&mut self, now: u64, identity: u64, written: u64, presence: &str) {
         let view = self.views.entry(identity).or_default();
-        if view.presence != presence || view.in_doubt {
-            *view = View { presence: presence.to_owned(), since: now, ..View::default() };
+        // A client that did not read may learn late of what is over by now.
+        let in_doubt = view.in_doubt.filter(|since| written < *since);
+        let gone_since = view.gone_since.filter(|since| written < *since);
+        if view.presence != presence || view.in_doubt.is_some() {
+            let gone_since = view.gone_since;
+            *view = View { since: now, gone_since, ..View::default() };
+            presence.clone_into(&mut view.presence);
         }
-        if let Some(since) = view.gone_since.take() {
+        view.in_doubt = in_doubt;
+        if let Some(since) = std::mem::replace(&mut view.gone_since, gone_since) {
             view.absences.push((since, now));
         }
     }
@@ -90,7 +96,9 @@ impl Watchers {
             if just_back {
                 (view.since, view.words) = (now, BTreeMap::new());
             }
-            view.in_doubt |= view.gone_since.is_some() || !heard(*identity);
+            if view.gone_since.is_some() || !heard(*identity) {
+                view.in_doubt = Some(now);
+            }
         }
     }
 

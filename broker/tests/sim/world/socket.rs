@@ -217,10 +217,13 @@ impl World {
         {
             self.check.acked(&ack.message_id, &self.store.now);
         }
-        if let (Frame::HelloAck(_), Some(state)) = (frame, self.sockets.get_mut(&socket)) {
+        let text = frame.to_json();
+        // From another node it comes as text.
+        if text.starts_with(r#"{"type":"hello_ack""#)
+            && let Some(state) = self.sockets.get_mut(&socket)
+        {
             state.greeted_at = Some(self.now);
         }
-        let text = frame.to_json();
         if self.ticking && is_instead(frame) {
             self.check.unavailable(self.now, socket, &text);
         }
