@@ -28,6 +28,10 @@ impl Seat {
             }
             return;
         }
+        if matches!(said, ToOwner::Announce { .. }) {
+            // What has been decided about connections as the link before knew them goes to that link.
+            self.settle(now, sight);
+        }
         let Role::Owner(owner) = &mut self.role else {
             if let ToOwner::Up { link, .. } = said {
                 let elsewhere = Item::FromOwner(FromOwner::Elsewhere(link));
