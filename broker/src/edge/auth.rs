@@ -65,6 +65,7 @@ pub fn hello(hello: Hello, wall: i64) -> Result<Attach, Rejection> {
         profile: hello.profile,
         signature: hello.signature.to_ascii_lowercase().into(),
         opened_at: OpenedAt::default(),
+        read_at: 0,
     })
 }
 
@@ -95,6 +96,7 @@ pub fn session_hello(hello: SessionHello, wall: i64) -> Result<Attach, Rejection
         profile: hello.profile,
         signature: hello.signature.to_ascii_lowercase().into(),
         opened_at: OpenedAt::default(),
+        read_at: 0,
     })
 }
 

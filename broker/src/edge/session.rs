@@ -312,7 +312,7 @@ impl Session {
             Ok(attach) => Box::new(attach),
             Err(rejection) => return self.reject(now, &rejection),
         };
-        attach.opened_at = self.opened_at;
+        (attach.opened_at, attach.read_at) = (self.opened_at, now.wall);
         if matches!(self.phase, Phase::Attached) {
             let stays = self.mesh.as_ref() == Some(&mesh);
             let next = stays.then(|| attach.presence_keys());

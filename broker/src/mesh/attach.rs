@@ -221,7 +221,7 @@ impl Mesh {
     /// edge may not have announced itself yet.
     fn is_overtaken(&self, no: LeaseNo, conn: ConnId, attach: &Attach) -> bool {
         self.roster.get(no).is_some_and(|lease| {
-            lease.conn() != Some(conn) && lease.record.opened_at.is_after(&attach.opened_at)
+            lease.conn() != Some(conn) && lease.record.opened_at.is_after(attach)
         })
     }
 
@@ -382,7 +382,7 @@ impl Mesh {
     /// not here now may know: it keeps its grace.
     pub(super) fn short_lived_due(&mut self, now: Now, no: LeaseNo) {
         let Some(lease) = self.roster.get(no) else { return };
-        let here_since_this_epoch = lease.record.generation.epoch == self.epoch;
+        let here_since_this_epoch = lease.record.came.epoch == self.epoch;
         match lease.hold {
             Hold::Away { .. } if here_since_this_epoch => self.leave(now, no, Left::default()),
             Hold::Online { .. } | Hold::Away { .. } => self.announce_arrival(now, no),

@@ -32,6 +32,7 @@ fn attached() -> Session {
         profile: Profile::default(),
         signature: "signature".into(),
         opened_at: OpenedAt::default(),
+        read_at: 0,
     };
     session.take_up(at(T0), "mesh".into(), Box::new(attach));
     session.deliver(at(T0), ToEdge::Reset(1));

@@ -22,6 +22,7 @@ fn ana(signature: &str) -> Attach {
         profile: client::Profile::default(),
         signature: signature.into(),
         opened_at: OpenedAt::default(),
+        read_at: 0,
     }
 }
 

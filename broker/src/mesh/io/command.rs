@@ -90,6 +90,9 @@ pub struct Attach {
     /// When its socket was opened.
     #[serde(default)]
     pub opened_at: OpenedAt,
+    /// When its edge read it, by the store's clock: milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub read_at: i64,
 }
 
 impl Attach {
@@ -135,17 +138,19 @@ pub struct OpenedAt {
 impl OpenedAt {
     /// The clocks of two nodes may differ by so much, in milliseconds.
     const SKEW_MS: i64 = 500;
-    /// A hello waits for its owner for 8 s, or as long as its edge stands still. A longer lead is
-    /// that of a clock that was set.
+    /// A hello that has been read waits for its owner for 8 s, or as long as its edge stands still.
+    /// What was opened longer after it was opened by a clock that was set.
     const WAIT_MS: i64 = 60_000;
 
-    /// Whether this was certainly opened after `other`.
-    pub fn is_after(&self, other: &Self) -> bool {
+    /// Whether this was certainly opened after the socket of a hello, which may have been open for
+    /// long when it said that hello.
+    pub fn is_after(&self, hello: &Attach) -> bool {
+        let other = &hello.opened_at;
         if self.process == other.process {
             return self.mono > other.mono;
         }
-        let lead = self.wall.saturating_sub(other.wall);
-        (Self::SKEW_MS..=Self::WAIT_MS).contains(&lead)
+        let last = hello.read_at.max(other.wall).saturating_add(Self::WAIT_MS);
+        other.wall.saturating_add(Self::SKEW_MS) <= self.wall && self.wall <= last
     }
 }
 
