@@ -38,6 +38,7 @@ mod status;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod visibility;
 
 pub use activation::ANNOUNCE_MS;
 pub use attach::SHORT_LIVED_MS;

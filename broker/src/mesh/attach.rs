@@ -39,6 +39,10 @@ pub(crate) struct Arrival {
 impl Mesh {
     /// Who is it? The store knows, and is asked each time: members are added and removed beside us.
     pub(super) fn arrive(&mut self, now: Now, conn: ConnId, number: u64, attach: &Attach) {
+        // Whoever shows another's hello must not use up what that member may say.
+        if self.seen.is_taken(&attach.signature, conn, now.mono) {
+            return self.replayed(conn, number);
+        }
         if !self.hellos.take(&attach.pubkey, now.mono) {
             let rate = self.limits.hello_rate;
             let text = format!("this member may say {rate} hellos a minute, try later");
@@ -166,10 +170,15 @@ impl Mesh {
             }
         };
         if self.is_replayed(now, &arrival, &identity) {
-            let close = Close::rejected("replayed");
-            return self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
+            self.hellos.give_back(&arrival.attach.pubkey);
+            return self.replayed(conn, number);
         }
         self.let_in(now, found, &arrival, &member, &identity);
+    }
+
+    fn replayed(&mut self, conn: ConnId, number: u64) {
+        let close = Close::rejected("replayed");
+        self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
     }
 
     /// Whether the hello was said before, on another connection: to any node, or to this owner just

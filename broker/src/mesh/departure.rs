@@ -118,17 +118,6 @@ impl Mesh {
         }
     }
 
-    /// Tells the others whether it can be seen.
-    pub(super) fn announce(&mut self, now: Now, event: &'static str, no: LeaseNo) {
-        let point = self.next_generation();
-        if let Some(lease) = self.roster.get_mut(no) {
-            lease.shown = point;
-        }
-        if let Some((conns, frame)) = self.event(now, event, no) {
-            self.out.push(Effect::Broadcast { conns, frame });
-        }
-    }
-
     /// What there is to tell, and whom; nothing if it concerns nobody.
     pub(super) fn event(
         &mut self,

@@ -69,12 +69,14 @@ const TOKEN: u64 = 60_000;
 pub(crate) struct Buckets<K> {
     rate: Rate,
     levels: HashMap<K, (u64, Ms)>,
+    /// With so many levels, those that are full again are dropped.
+    prune_at: usize,
 }
 
 impl<K: Hash + Eq + Clone> Buckets<K> {
     /// All full.
     pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, levels: HashMap::new() }
+        Self { rate, levels: HashMap::new(), prune_at: PRUNE_FROM }
     }
 
     /// Whether there is a token to take.
@@ -93,9 +95,11 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
             return true;
         }
         let full = u64::from(self.rate.burst) * TOKEN;
-        if self.levels.len() > 4096 {
+        if self.levels.len() >= self.prune_at {
             let refill = full / rate;
             self.levels.retain(|_, (_, since)| now.saturating_sub(*since) < refill);
+            // Twice as many: walking over all of them costs each of those that come a step or two.
+            self.prune_at = PRUNE_FROM.max(2 * self.levels.len());
         }
         let (grains, since) = self.levels.entry(member.clone()).or_insert((full, now));
         let earned = now.saturating_sub(*since).saturating_mul(rate);
@@ -107,7 +111,17 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         }
         allowed
     }
+
+    /// A token was taken for nothing.
+    pub(crate) fn give_back(&mut self, member: &K) {
+        if let Some((grains, _)) = self.levels.get_mut(member) {
+            *grains = (u64::from(self.rate.burst) * TOKEN).min(*grains + TOKEN);
+        }
+    }
 }
+
+/// Fewer levels than these are never looked through.
+const PRUNE_FROM: usize = 4096;
 
 /// How long an accepted hello's signature is remembered: twice the clock skew allowed.
 pub const REPLAY_MS: Ms = 120_000;
@@ -120,17 +134,27 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Whether another connection than `conn` has used this signature of late.
+    pub(crate) fn is_taken(&mut self, signature: &Arc<str>, conn: ConnId, now: Ms) -> bool {
+        self.expire(now);
+        self.by_signature.get(signature).is_some_and(|holder| *holder != conn)
+    }
+
     /// Whether `conn` may use this signature; if so nobody else may, for a while.
     pub(crate) fn admit(&mut self, signature: &Arc<str>, conn: ConnId, now: Ms) -> bool {
-        while let Some((_, old)) = self.expiry.pop_front_if(|(until, _)| *until <= now) {
-            self.by_signature.remove(&old);
-        }
+        self.expire(now);
         if let Some(holder) = self.by_signature.get(signature) {
             return *holder == conn;
         }
         self.by_signature.insert(signature.clone(), conn);
         self.expiry.push_back((now + REPLAY_MS, signature.clone()));
         true
+    }
+
+    fn expire(&mut self, now: Ms) {
+        while let Some((_, old)) = self.expiry.pop_front_if(|(until, _)| *until <= now) {
+            self.by_signature.remove(&old);
+        }
     }
 }
 

@@ -29,6 +29,12 @@ pub(crate) struct Undecided {
 }
 
 impl Mesh {
+    /// Whether the store may be asked once more for this member.
+    pub(super) fn may_look_up(&mut self, no: LeaseNo, now: Now) -> bool {
+        let Some(lease) = self.roster.get(no) else { return false };
+        self.lookups.take(&lease.record.member, now.mono)
+    }
+
     pub(super) fn look_up(&mut self, no: LeaseNo, undecided: Undecided) {
         let Some(lease) = self.roster.get(no) else { return };
         let member = lease.record.member.clone();

@@ -60,8 +60,8 @@ impl Mesh {
                 }
                 Then::Done { conn, number, frame, tell } => {
                     self.out.push(Effect::Result { conn, number, frame });
-                    if let Some((event, no)) = tell {
-                        self.announce(now, event, no);
+                    if let Some(no) = tell {
+                        self.announce_visibility(now, no);
                     }
                 }
                 Then::Left(left) => self.gone(now, *left),

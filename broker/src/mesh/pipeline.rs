@@ -35,8 +35,8 @@ pub(crate) enum Then {
     Accepted(Box<Accepted>),
     /// Answer the hello, and announce a new presence.
     Attached { no: LeaseNo, conn: ConnId, number: u64, ack: Box<HelloAck> },
-    /// Answer a command, and tell the others what became of this presence.
-    Done { conn: ConnId, number: u64, frame: Option<Frame>, tell: Option<(&'static str, LeaseNo)> },
+    /// Answer a command, and tell the others whether this presence can be seen.
+    Done { conn: ConnId, number: u64, frame: Option<Frame>, tell: Option<LeaseNo> },
     /// Announce departures, and see to what caused them.
     Left(Box<Left>),
     /// Turn a hello down.

@@ -91,11 +91,7 @@ impl Mesh {
         let Some(no) = self.roster.of_conn(conn) else { return };
         let acked = matches!(to, Change::Visible(_) | Change::Profile(_));
         let frame = acked.then(|| Frame::Ack(Ack::done(req_id)));
-        let tell = match to {
-            Change::Visible(true) => Some(("peer_visible", no)),
-            Change::Visible(false) => Some(("peer_hidden", no)),
-            _ => None,
-        };
+        let tell = matches!(to, Change::Visible(_)).then_some(no);
         self.keep(no, Then::Done { conn, number, frame, tell });
     }
 

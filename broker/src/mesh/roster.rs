@@ -127,6 +127,8 @@ pub(crate) struct Lease {
     pub(crate) arrived: Generation,
     /// When they were last told whether it can be seen.
     pub(crate) shown: Generation,
+    /// What they were told then, or when it came.
+    pub(crate) visible_to_others: bool,
     /// What its own peer has been told.
     pub(crate) knowledge: Knowledge,
     /// Its hello has been answered, once at least.
@@ -164,6 +166,7 @@ impl Lease {
             presence,
             arrived: record.came,
             shown: Generation::default(),
+            visible_to_others: record.visible,
             knowledge: Knowledge::default(),
             record,
             hold,

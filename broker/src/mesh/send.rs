@@ -77,7 +77,11 @@ impl Mesh {
                 let wanted = send.offline.as_deref() == Some("queue");
                 let absent = refusal.label == "no_recipient" && !self.is_own(no, &send.target_spec);
                 let queue = absent && (wanted || self.limits.offline_queue);
-                if queue || key.client_id().is_some() {
+                let asks = queue || key.client_id().is_some();
+                if asks && !self.may_look_up(no, now) {
+                    let text = "rate_limit: too many refused messages — slow down";
+                    self.refuse_send(conn, number, send.id.clone(), "rate_limit", text);
+                } else if asks {
                     let undecided =
                         Undecided { conn, number, command: command.clone(), key, refusal, queue };
                     self.look_up(no, undecided);

@@ -23,17 +23,21 @@ use super::cooldown::Cooldowns;
 use super::delivery::{self, Delivery};
 use super::facts::Facts;
 use super::io::{Command, ConnId, Count, Effect, Input, Ms, Now, Question, Ticket};
-use super::limits::{Buckets, Limits, Seen};
+use super::limits::{Buckets, Limits, Rate, Seen};
 use super::missed::Missed;
 use super::pipeline::{Left, Pipeline, Then};
 use super::query::Asked;
 use super::room::Room;
 use super::roster::{Lease, LeaseNo, Roster};
 use super::status::Expiries;
+use super::visibility::Visibility;
 use crate::model::{Envelope, Epoch, LeaseRow, MeshCommit, Seq, Verified};
 
 /// How often an owner in doubt asks the fence, though it has nothing to write.
 const DOUBT_MS: Ms = 3_000;
+/// How often the store is asked whether what is about to be refused was accepted before, for one
+/// member. Who asks more often is told to try later.
+const LOOKUPS: Rate = Rate { per_minute: 1_200, burst: 1_000 };
 /// How often the store is told that leases in grace have an owner.
 const BEAT_MS: Ms = 1_000;
 
@@ -79,6 +83,9 @@ pub struct Mesh {
     pub(super) sends: Buckets<MemberId>,
     /// By the member's key.
     pub(super) hellos: Buckets<Arc<str>>,
+    /// Refused sends that the store is asked about.
+    pub(super) lookups: Buckets<MemberId>,
+    pub(super) visibility: Visibility,
     pub(super) seen: Seen,
     pub(super) facts: Facts,
     pub(super) expiries: Expiries,
@@ -140,6 +147,8 @@ impl Mesh {
             verified: Verified::default(),
             sends: Buckets::new(limits.sends()),
             hellos: Buckets::new(limits.hellos()),
+            lookups: Buckets::new(LOOKUPS),
+            visibility: Visibility::default(),
             seen: Seen::default(),
             facts: Facts::default(),
             expiries: Expiries::default(),
@@ -216,8 +225,17 @@ impl Mesh {
                 let asks = self.doubtful.then_some(self.asked_fence + DOUBT_MS);
                 let recalls =
                     (self.patience > 0 && !self.unsure.is_empty()).then_some(self.patience);
-                let rules =
-                    [recalls, graces, statuses, news, self.delivery.deadline(), self.beat_at, asks];
+                let shows = self.visibility.deadline();
+                let rules = [
+                    recalls,
+                    graces,
+                    statuses,
+                    news,
+                    self.delivery.deadline(),
+                    self.beat_at,
+                    asks,
+                    shows,
+                ];
                 rules.into_iter().flatten().min()
             }
             _ => None,
@@ -350,6 +368,7 @@ impl Mesh {
                     self.news.remove(&(at, no));
                     self.short_lived_due(now, no);
                 }
+                self.tell_held_back(now);
                 let mut wanted = Vec::new();
                 self.delivery.check(now.mono, &mut wanted);
                 self.carry_out(wanted);

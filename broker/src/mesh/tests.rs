@@ -23,6 +23,7 @@ mod questions;
 mod removals;
 mod short_lived;
 mod stalls;
+mod visibility;
 
 pub(super) const LIMITS: Limits = Limits {
     grace_ms: 90_000,
@@ -57,7 +58,11 @@ fn conn(number: u64) -> ConnId {
 
 impl Scene {
     fn new() -> Self {
-        let mesh = Mesh::new("mesh".into(), LIMITS, HERE);
+        Self::with(LIMITS)
+    }
+
+    fn with(limits: Limits) -> Self {
+        let mesh = Mesh::new("mesh".into(), limits, HERE);
         let mut scene = Self { mesh, now: 1_000, numbers: 0, effects: Vec::new() };
         scene.activate(Activation { epoch: 1, ..Activation::default() }, Vec::new());
         scene
@@ -443,4 +448,29 @@ fn what_was_known_is_answered_and_the_rest_is_written_without_a_hole_in_the_chai
     assert_eq!(accepts(&again), [third]);
     let entry = |commit: &MeshCommit| audited(&commit.units[0].0).remove(0);
     assert_eq!(entry(&again).prev_hash, entry(&commit).prev_hash);
+}
+
+/// Of what is refused the store is asked whether it was accepted before: not without end.
+#[test]
+fn refused_sends_ask_the_store_at_a_rate() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    let mut asked = 0;
+    for number in 0..3_000 {
+        scene.send_keyed(1, "nobody", &format!("key-{number}"));
+        let tickets = scene.take(|effect| match effect {
+            Effect::Ask(ticket, Question::Accepted { .. }) => Some(*ticket),
+            _ => None,
+        });
+        asked += tickets.len();
+        for ticket in tickets {
+            scene.input(Input::Answer(ticket, Some(Answer::Accepted(None))));
+        }
+    }
+    assert_eq!(asked, 1_000);
+    assert_eq!(scene.results().len(), 3_000, "each is answered");
+    scene.now += 60_000;
+    scene.send_keyed(1, "nobody", "key-of-later");
+    let asks = |effect: &Effect| matches!(effect, Effect::Ask(_, Question::Accepted { .. }));
+    assert!(scene.effects.iter().any(asks));
 }

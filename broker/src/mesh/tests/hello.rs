@@ -83,3 +83,36 @@ fn a_second_hello_is_as_old_as_its_socket_however_long_that_was_open() {
     assert!(scene.mesh.roster.of_conn(conn(2)).is_none());
     assert!(scene.mesh.roster.of_conn(conn(1)).is_some());
 }
+
+/// Whoever has recorded a hello shows it again and again: that costs its member nothing.
+#[test]
+fn replays_do_not_use_up_the_hellos_of_a_member() {
+    let mut scene = Scene::with(Limits { hello_rate: 60, ..LIMITS });
+    let at = |wall| OpenedAt { process: 1, mono: 1, wall };
+    scene.greet_with(1, session("ana", "key", at(1)));
+    let refused = |scene: &mut Scene| {
+        scene.take(|effect| match effect {
+            Effect::Refused { frame: Some(Frame::Error(error)), .. } => Some(error.code.clone()),
+            _ => None,
+        })
+    };
+    for number in 2..50 {
+        scene.greet_with(number, session("ana", "key", at(1)));
+    }
+    assert_eq!(refused(&mut scene), ["replayed"; 48]);
+    // An owner that has only just begun knows of them from the store.
+    let mut seen = identity("ana");
+    seen.seen_by = Some("elsewhere".to_owned());
+    for number in 50..90 {
+        scene.command(number, Command::Attach(Box::new(session("ana", "key", at(2)))));
+        let tickets = scene.take(|effect| match effect {
+            Effect::Ask(ticket, Question::Identity(_)) => Some(*ticket),
+            _ => None,
+        });
+        let answer = Some(Answer::Identity(Some(Box::new(seen.clone()))));
+        tickets.into_iter().for_each(|t| scene.input(Input::Answer(t, answer.clone())));
+    }
+    assert_eq!(refused(&mut scene), ["replayed"; 40]);
+    scene.greet_with(95, session("ana", "key", at(3)));
+    assert_eq!(refused(&mut scene), [""; 0]);
+}
