@@ -298,7 +298,11 @@ impl Mesh {
         attach: &Attach,
         identity: &Identity,
     ) {
-        let generation = self.next_generation();
+        // An attach that its edge asks for again has displaced nobody, and what the edge holds stays the
+        // newest, should this commit not be heard of.
+        let again = self.roster.get(no).filter(|lease| lease.conn() == Some(conn));
+        let generation = again.map(|lease| lease.record.generation);
+        let generation = generation.unwrap_or_else(|| self.next_generation());
         self.stops_listening(no, false);
         let before = self.roster.hold(no, Hold::Online { conn, answered: false });
         self.delivery.detach(no);
@@ -311,6 +315,8 @@ impl Mesh {
             }
             self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
         }
+        // Its edge asks again for what an owner before has not answered.
+        let unanswered = !lease.greeted || lease.record.opened_at == attach.opened_at;
         lease.refresh(attach, generation);
         lease.heard = now.mono;
         if let Some(member) = &identity.member {
@@ -319,10 +325,11 @@ impl Mesh {
         let mut writes = vec![Write::SaveLease(lease.row()), hello::seen_hello(conn, attach)];
         writes.extend(recorded_key(&lease.record));
         // The reference leaves the profile out of a session's reattach; clients take either.
-        let member = identity.member.as_ref().filter(|_| !lease.record.proven || !lease.greeted);
+        let member = identity.member.as_ref().filter(|_| !lease.record.proven || unanswered);
         let mut ack = hello_ack(lease, member, identity);
-        if !lease.greeted {
-            ack.restored = lease.saved.as_ref().map(|saved| restored(saved, attach));
+        if unanswered && !lease.record.proven {
+            let saved = lease.saved.as_deref().or(identity.saved.as_ref());
+            ack.restored = saved.map(|saved| restored(saved, attach));
         }
         self.pipeline.push(writes, Then::Attached { no, conn, number, ack: Box::new(ack) });
     }

@@ -231,7 +231,10 @@ impl World {
             "hello_ack" if client.replays => self.check.replay_accepted(now, index),
             "hello_ack" => {
                 client.attached = true;
-                client.accepted_hello = (client.hello_at, client.hello_text.clone());
+                // A client that did not read reads late what an earlier socket was told.
+                if client.socket == Some(socket) {
+                    client.accepted_hello = (client.hello_at, client.hello_text.clone());
+                }
                 client.greeted_at = now;
                 let identity = client.identity;
                 let written = self.sockets.get(&socket).and_then(|state| state.greeted_at);
