@@ -315,8 +315,6 @@ impl Mesh {
             }
             self.out.push(Effect::Close { conn: old, close: close::SESSION_REPLACED });
         }
-        // Its edge asks again for what an owner before has not answered.
-        let unanswered = !lease.greeted || lease.record.opened_at == attach.opened_at;
         lease.refresh(attach, generation);
         lease.heard = now.mono;
         if let Some(member) = &identity.member {
@@ -325,11 +323,10 @@ impl Mesh {
         let mut writes = vec![Write::SaveLease(lease.row()), hello::seen_hello(conn, attach)];
         writes.extend(recorded_key(&lease.record));
         // The reference leaves the profile out of a session's reattach; clients take either.
-        let member = identity.member.as_ref().filter(|_| !lease.record.proven || unanswered);
+        let member = identity.member.as_ref().filter(|_| !lease.record.proven || !lease.greeted);
         let mut ack = hello_ack(lease, member, identity);
-        if unanswered && !lease.record.proven {
-            let saved = lease.saved.as_deref().or(identity.saved.as_ref());
-            ack.restored = saved.map(|saved| restored(saved, attach));
+        if !lease.greeted {
+            ack.restored = lease.saved.as_ref().map(|saved| restored(saved, attach));
         }
         self.pipeline.push(writes, Then::Attached { no, conn, number, ack: Box::new(ack) });
     }

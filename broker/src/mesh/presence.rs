@@ -126,7 +126,7 @@ impl Lease {
                 record.profile.get_or_insert_default().merge(given);
                 record.unsaved.profile = true;
             }
-            Change::Stats(stats) => record.stats = Some(Box::new((*stats).clone())),
+            Change::Stats(stats) => record.count(stats),
             Change::Join(group) => {
                 let role = group.role.clone().filter(|role| !role.is_empty());
                 let group = Group { name: group.name.clone(), role };

@@ -105,6 +105,11 @@ impl Mesh {
     }
 
     pub(super) fn query(&mut self, now: Now, conn: ConnId, number: u64, request: &Request) {
+        // Its session has ended, and what it asked before has only now arrived: it may be no member.
+        if self.roster.of_conn(conn).is_none() {
+            let frame = error("unavailable", "this session has ended", request.req_id.clone());
+            return self.reply(conn, number, frame);
+        }
         let question = match &request.verb {
             Verb::ListPeers => return self.list_peers(conn, number, request.req_id.clone()),
             Verb::MessageStatus { message_id } if !MessageId::is_prefix_shaped(message_id) => {

@@ -35,6 +35,15 @@ impl Record {
         self.unsaved.counted = saved.stats;
     }
 
+    /// Takes the peer's counters in. One that is below what is in the state has started anew, and may
+    /// be above it again before that is saved.
+    pub(crate) fn count(&mut self, stats: &Stats) {
+        if !has_grown(self.unsaved.counted, totals(stats)) {
+            self.unsaved.counted = Totals::default();
+        }
+        self.stats = Some(Box::new(stats.clone()));
+    }
+
     /// What there is to save, which is saved from here on.
     pub(crate) fn save(&mut self, wall: i64) -> StateChange {
         let changed = self.unsaved;
@@ -56,22 +65,8 @@ impl Record {
 /// What is new in a peer's counters, and what is known of them then.
 fn counted(known: Totals, stats: Option<&Stats>) -> (Totals, Totals) {
     let Some(stats) = stats else { return (Totals::default(), known) };
-    let whole = |number: &Option<Number>| {
-        let number = number.as_ref();
-        number.and_then(|number| number.as_u64().or_else(|| rounded(number.as_f64()?))).unwrap_or(0)
-    };
-    let told = Totals {
-        messages_in: whole(&stats.messages_in),
-        messages_out: whole(&stats.messages_out),
-        tool_calls: whole(&stats.tool_calls),
-        errors: whole(&stats.errors),
-    };
-    // A counter below what was known has started anew.
-    let grown = told.messages_in >= known.messages_in
-        && told.messages_out >= known.messages_out
-        && told.tool_calls >= known.tool_calls
-        && told.errors >= known.errors;
-    let base = if grown { known } else { Totals::default() };
+    let told = totals(stats);
+    let base = if has_grown(known, told) { known } else { Totals::default() };
     let new = Totals {
         messages_in: told.messages_in - base.messages_in,
         messages_out: told.messages_out - base.messages_out,
@@ -79,6 +74,28 @@ fn counted(known: Totals, stats: Option<&Stats>) -> (Totals, Totals) {
         errors: told.errors - base.errors,
     };
     (new, told)
+}
+
+/// Counters as they are kept: whole, and none below zero.
+fn totals(stats: &Stats) -> Totals {
+    let whole = |number: &Option<Number>| {
+        let number = number.as_ref();
+        number.and_then(|number| number.as_u64().or_else(|| rounded(number.as_f64()?))).unwrap_or(0)
+    };
+    Totals {
+        messages_in: whole(&stats.messages_in),
+        messages_out: whole(&stats.messages_out),
+        tool_calls: whole(&stats.tool_calls),
+        errors: whole(&stats.errors),
+    }
+}
+
+/// Whether all of a peer's counters go on from what is known.
+fn has_grown(known: Totals, told: Totals) -> bool {
+    told.messages_in >= known.messages_in
+        && told.messages_out >= known.messages_out
+        && told.tool_calls >= known.tool_calls
+        && told.errors >= known.errors
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 2^53, above 0")]
@@ -94,23 +111,23 @@ mod tests {
         Stats { messages_in: Some(messages.into()), ..Stats::default() }
     }
 
-    fn totals(messages_in: u64) -> Totals {
+    fn known(messages_in: u64) -> Totals {
         Totals { messages_in, ..Totals::default() }
     }
 
     #[test]
     fn a_client_that_goes_on_counting_from_what_it_found_is_not_counted_twice() {
-        assert_eq!(counted(totals(100), Some(&stats(103))), (totals(3), totals(103)));
+        assert_eq!(counted(known(100), Some(&stats(103))), (known(3), known(103)));
     }
 
     #[test]
     fn a_client_that_starts_from_nothing_counts_in_full() {
-        assert_eq!(counted(totals(100), Some(&stats(3))), (totals(3), totals(3)));
-        assert_eq!(counted(totals(3), Some(&stats(5))), (totals(2), totals(5)));
+        assert_eq!(counted(known(100), Some(&stats(3))), (known(3), known(3)));
+        assert_eq!(counted(known(3), Some(&stats(5))), (known(2), known(5)));
     }
 
     #[test]
     fn a_client_that_never_counted_changes_nothing() {
-        assert_eq!(counted(totals(7), None), (totals(0), totals(7)));
+        assert_eq!(counted(known(7), None), (known(0), known(7)));
     }
 }

@@ -14,6 +14,10 @@ use crate::model::Epoch;
 /// First and longest pause between announcements that nobody answers.
 const ANNOUNCE_MS: (Ms, Ms) = (100, 1_000);
 
+/// An owner that has answered and names no epoch for so long may have given the link up, and its word
+/// of that may be lost: it is asked anew. In milliseconds.
+const UNSERVED_MS: Ms = 3_000;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -22,8 +26,8 @@ pub(super) struct Relay {
     link: LinkNo,
     /// The owner may have heard of what is held.
     announced: bool,
-    /// The owner has answered.
-    joined: bool,
+    /// When the owner first answered.
+    joined_at: Option<Ms>,
     announce_at: Ms,
     pause: Ms,
     up: Outgoing<Up>,
@@ -53,7 +57,7 @@ impl Relay {
             owner,
             link,
             announced: false,
-            joined: false,
+            joined_at: None,
             announce_at: now,
             pause: ANNOUNCE_MS.0,
             up: Outgoing::default(),
@@ -71,6 +75,15 @@ impl Relay {
     /// be reached. Commands are bounded by their connections' windows.
     pub(super) fn is_overfull(&self) -> bool {
         self.up.bytes() > LINK_BYTES
+    }
+
+    /// Whether the owner has answered, and serves nobody here.
+    pub(super) fn is_unserved(&self, now: Ms) -> bool {
+        self.unserved_at().is_some_and(|at| at <= now)
+    }
+
+    fn unserved_at(&self) -> Option<Ms> {
+        self.joined_at.filter(|_| self.epoch.is_none()).map(|at| at + UNSERVED_MS)
     }
 
     /// Bytes that wait.
@@ -93,7 +106,7 @@ impl Relay {
 
     /// What is not numbered, and of use only to an owner that has answered.
     pub(super) fn tell(&mut self, up: Up) {
-        if self.joined {
+        if self.joined_at.is_some() {
             self.push(up);
         }
     }
@@ -131,7 +144,7 @@ impl Relay {
         }
         match said {
             FromOwner::Down { number, expects, down, .. } => {
-                self.joined = true;
+                self.joined_at.get_or_insert(now);
                 self.up.acknowledged(now, expects, false);
                 match self.down.accept(now, number) {
                     Verdict::Fresh => {
@@ -144,7 +157,7 @@ impl Relay {
                 }
             }
             FromOwner::Expects { number, gap, .. } => {
-                self.joined = true;
+                self.joined_at.get_or_insert(now);
                 self.up.acknowledged(now, number, gap);
                 Heard::Nothing
             }
@@ -163,7 +176,7 @@ impl Relay {
         out: &mut Vec<Item>,
     ) {
         let link = self.link;
-        if !self.joined {
+        if self.joined_at.is_none() {
             if self.announce_at <= now {
                 self.announce_at = now + self.pause;
                 self.pause = (self.pause * 2).min(ANNOUNCE_MS.1);
@@ -189,10 +202,9 @@ impl Relay {
 
     /// When [`speak`](Self::speak) is due.
     pub(super) fn deadline(&self) -> Option<Ms> {
-        if self.joined {
-            self.up.deadline().into_iter().chain(self.down.deadline()).min()
-        } else {
-            Some(self.announce_at)
+        if self.joined_at.is_none() {
+            return Some(self.announce_at);
         }
+        [self.up.deadline(), self.down.deadline(), self.unserved_at()].into_iter().flatten().min()
     }
 }

@@ -210,7 +210,7 @@ impl Seat {
                 owner.speak(now.mono, &mut said);
             }
             Role::Relay(relay) => {
-                if relay.is_overfull() {
+                if relay.is_overfull() || relay.is_unserved(now.mono) {
                     self.link += 1;
                     **relay = Relay::new(relay.owner.clone(), self.link, now.mono);
                 }

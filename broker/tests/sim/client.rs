@@ -78,7 +78,6 @@ pub(crate) struct Client {
     pub(crate) hello_at: u64,
     /// When its hello was answered.
     pub(crate) greeted_at: u64,
-    pub(crate) hello_text: String,
     /// Wants to be connected from then on; `None` is never again.
     pub(crate) back_at: Option<u64>,
     pub(crate) presence: Option<String>,
@@ -133,7 +132,6 @@ impl Client {
             attached: false,
             hello_at: 0,
             greeted_at: 0,
-            hello_text: String::new(),
             back_at: Some(0),
             presence: None,
             unacked: BTreeMap::new(),
@@ -270,8 +268,7 @@ impl Client {
         }
         self.hello_at = now;
         self.hellos += 1;
-        self.hello_text = frame.to_string();
-        self.hello_text.clone()
+        frame.to_string()
     }
 
     /// The frame of a message, the same for every retry.

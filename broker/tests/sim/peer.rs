@@ -1,5 +1,7 @@
 //! What clients do with what they are sent, and what chaos does to them.
 
+use std::collections::VecDeque;
+
 use serde_json::{Value, json};
 
 use crate::beside;
@@ -231,9 +233,9 @@ impl World {
             "hello_ack" if client.replays => self.check.replay_accepted(now, index),
             "hello_ack" => {
                 client.attached = true;
-                // A client that did not read reads late what an earlier socket was told.
-                if client.socket == Some(socket) {
-                    client.accepted_hello = (client.hello_at, client.hello_text.clone());
+                let hellos = self.sockets.get_mut(&socket).map(|state| &mut state.hellos);
+                if let Some(accepted) = hellos.and_then(VecDeque::pop_front) {
+                    client.accepted_hello = accepted;
                 }
                 client.greeted_at = now;
                 let identity = client.identity;

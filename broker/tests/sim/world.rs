@@ -180,6 +180,8 @@ pub(crate) struct Socket {
     pub(crate) stalled_at: Option<u64>,
     /// When its hello was answered, last.
     pub(crate) greeted_at: Option<u64>,
+    /// Hellos that it has not been answered yet, and when they were said.
+    pub(crate) hellos: VecDeque<(u64, String)>,
     /// Its process froze then: as far as others can tell, it left then.
     pub(crate) lost_at: Option<u64>,
     /// What TCP holds back while the node does not read, and while the client does not.

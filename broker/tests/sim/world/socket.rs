@@ -31,6 +31,7 @@ impl World {
             stalled: false,
             stalled_at: None,
             greeted_at: None,
+            hellos: VecDeque::new(),
             lost_at: None,
             unread: VecDeque::new(),
             unseen: VecDeque::new(),
@@ -46,6 +47,11 @@ impl World {
     pub(crate) fn up(&mut self, socket: u64, up: Up) {
         let latency = self.rng.between(0, 15);
         let Some(state) = self.sockets.get_mut(&socket) else { return };
+        if let Up::Text(text) = &up
+            && text.contains(r#""signature""#)
+        {
+            state.hellos.push_back((self.now, text.clone()));
+        }
         state.up_at = state.up_at.max(self.now + latency);
         let after = state.up_at - self.now;
         self.at(after, Event::ToServer(socket, up));
