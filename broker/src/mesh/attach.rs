@@ -303,7 +303,7 @@ impl Mesh {
         let again = self.roster.get(no).filter(|lease| lease.conn() == Some(conn));
         let generation = again.map(|lease| lease.record.generation);
         let generation = generation.unwrap_or_else(|| self.next_generation());
-        self.stops_listening(no, false);
+        self.stops_listening(no);
         let before = self.roster.hold(no, Hold::Online { conn, answered: false });
         self.delivery.detach(no);
         let Some(lease) = self.roster.get_mut(no) else { return };

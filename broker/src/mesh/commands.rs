@@ -115,9 +115,6 @@ impl Mesh {
                 self.leave(now, no, Left { reply, ..Left::default() });
             }
             Some(no) => {
-                if clean {
-                    self.stops_listening(no, true);
-                }
                 let done = |number| Then::Done { conn, number, frame: None, tell: None };
                 self.away(now, no, 0, number.map_or(Then::Settled, done));
             }

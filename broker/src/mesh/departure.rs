@@ -24,7 +24,7 @@ impl Mesh {
     /// A lease's connection is gone since `ago_ms`: then its grace has begun.
     pub(super) fn away(&mut self, now: Now, no: LeaseNo, ago_ms: Ms, then: Then) {
         let left = self.limits.grace_ms.saturating_sub(ago_ms);
-        self.stops_listening(no, false);
+        self.stops_listening(no);
         self.roster.hold(no, Hold::Away { until: now.mono + left });
         self.delivery.detach(no);
         let Some(lease) = self.roster.get_mut(no) else { return };

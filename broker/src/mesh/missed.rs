@@ -125,14 +125,15 @@ impl Mesh {
         }
     }
 
-    /// A lease is about to listen no more. A peer that closes in order has read what it was sent.
-    pub(super) fn stops_listening(&mut self, no: LeaseNo, in_order: bool) {
+    /// A lease is about to listen no more. What no pong has confirmed its peer may not have read, even
+    /// if it closed in order: that was on its way while events went the other.
+    pub(super) fn stops_listening(&mut self, no: LeaseNo) {
         let point = self.point();
         let Some(lease) = self.roster.get_mut(no).filter(|lease| lease.listening().is_some())
         else {
             return;
         };
-        if in_order || lease.behind().is_none() {
+        if lease.behind().is_none() {
             lease.knowledge.known = point;
         }
         lease.knowledge.probed = false;

@@ -46,8 +46,8 @@ impl Saved {
         let stats = now.stats.as_ref().and_then(|stats| stats.messages_in.as_ref());
         own.told = stats.and_then(serde_json::Number::as_u64).or(own.told);
         // A counter below what was known has started anew.
-        if own.told.is_some_and(|told| told < own.base) {
-            own.base = 0;
+        if own.told.is_some_and(|told| told < own.base + own.saved) {
+            (own.base, own.saved) = (0, 0);
         }
     }
 
