@@ -241,6 +241,7 @@ mod tests {
                 "delivery USING PRIMARY KEY (mesh_id=? AND recipient=? AND lane=? AND seq=?)",
                 "e USING INDEX sqlite_autoindex_envelope_1 (mesh_id=? AND seq=?)",
                 "lease USING PRIMARY KEY (mesh_id=? AND presence_id=?)",
+                "m USING COVERING INDEX sqlite_autoindex_member_1 (id=?)",
             ];
             assert!(whole.iter().any(|key| step.ends_with(key)), "{step}");
         }
