@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use request::{PeerProfile, Request, Selection, Stats, Status, VERBS, Verb};
 
-use crate::echo::Lax;
+use crate::echo::{Echo, Lax};
 use crate::{EchoId, lenient, limits, names};
 
 /// A frame of known shape.
@@ -231,17 +231,6 @@ struct Head<'a> {
     verb: Option<Cow<'a, str>>,
 }
 
-/// The same for a refusal: anything may be anything.
-#[derive(Deserialize, Default)]
-struct Echo {
-    #[serde(default, rename = "type")]
-    verb: Lax,
-    #[serde(default)]
-    id: Lax,
-    #[serde(default, rename = "_reqId")]
-    req_id: Lax,
-}
-
 /// What a frame of an unknown verb may carry.
 #[derive(Deserialize)]
 struct Unknown {
@@ -260,8 +249,16 @@ enum Fault {
 /// How `JSON.stringify({type:"send",…})` begins: spares the hottest verb its first reading.
 const SEND_PREFIX: &str = r#"{"type":"send","#;
 
-/// Reads one frame, as JavaScript writes it: a whole float is an integer, a field that is `null` is
-/// not there, half of a surrogate pair is `U+FFFD`, and a byte order mark is passed over.
+/// Whether a text is a `send` at first sight. A second `type` behind the first would be the one that
+/// counts, also with an escape in its name.
+fn is_send(text: &str) -> bool {
+    let rest = text.strip_prefix(SEND_PREFIX);
+    rest.is_some_and(|rest| !rest.contains('\\') && !rest.contains("\"type\""))
+}
+
+/// Reads one frame, as JavaScript reads and writes it: a whole float is an integer, a field that is
+/// `null` is not there, half of a surrogate pair is `U+FFFD`, a byte order mark is passed over, of a
+/// field that comes twice the last counts, and what is not read may be nested however deep.
 ///
 /// # Errors
 /// [`Malformed`] if it is no JSON object with a `type`, if a field has the wrong type, exceeds its
@@ -276,7 +273,7 @@ pub fn parse(text: &str) -> Result<Frame, Malformed> {
 }
 
 fn read(text: &str) -> Result<Frame, Fault> {
-    if text.starts_with(SEND_PREFIX) {
+    if is_send(text) {
         return bounded(Frame::Send(typed(text)?));
     }
     // serde would fill a struct from an array too, field by field.

@@ -1,5 +1,6 @@
 //! What a client gives a request to recognize its reply by: `id` and `_reqId`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -147,5 +148,46 @@ impl<'de> Visitor<'de> for Any {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Lax, A::Error> {
         while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Lax(None))
+    }
+}
+
+/// What the refusal of a frame needs of it: anything may be anything, and come more than once.
+#[derive(Default)]
+pub(crate) struct Echo {
+    pub(crate) verb: Lax,
+    pub(crate) id: Lax,
+    pub(crate) req_id: Lax,
+}
+
+impl<'de> Deserialize<'de> for Echo {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Frame)
+    }
+}
+
+struct Frame;
+
+impl<'de> Visitor<'de> for Frame {
+    type Value = Echo;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Echo, A::Error> {
+        let mut echo = Echo::default();
+        while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+            let field = match &*name {
+                "type" => &mut echo.verb,
+                "id" => &mut echo.id,
+                "_reqId" => &mut echo.req_id,
+                _ => {
+                    fields.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *field = fields.next_value()?;
+        }
+        Ok(echo)
     }
 }

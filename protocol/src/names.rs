@@ -7,21 +7,52 @@
 //! through the same function. Bodies, keys and ids do not: nobody shows them, and they are compared
 //! byte by byte.
 
+use std::ops::RangeInclusive;
+
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
+/// What nobody sees and every comparison tells apart: all that Unicode 16 gives the general category
+/// Cf (format) or the property `Default_Ignorable_Code_Point`, its separators of lines and paragraphs,
+/// and the blank of Braille. `protocol/tests/names.rs` compares this table with Unicode's.
+const INVISIBLE: [RangeInclusive<char>; 26] = [
+    '\u{ad}'..='\u{ad}',
+    '\u{34f}'..='\u{34f}',
+    '\u{600}'..='\u{605}',
+    '\u{61c}'..='\u{61c}',
+    '\u{6dd}'..='\u{6dd}',
+    '\u{70f}'..='\u{70f}',
+    '\u{890}'..='\u{891}',
+    '\u{8e2}'..='\u{8e2}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{2800}'..='\u{2800}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{fff0}'..='\u{fffb}',
+    '\u{110bd}'..='\u{110bd}',
+    '\u{110cd}'..='\u{110cd}',
+    '\u{13430}'..='\u{1343f}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0000}'..='\u{e0fff}',
+];
+
 /// Whether a character is replaced: controls (C0, DEL, C1; line breaks and tabs, too, for a summary
-/// is a line), separators of lines and paragraphs, marks that change the direction of text, and what
-/// is seen by no reader but told apart by every comparison. Joiners and variation selectors stay:
+/// is a line), separators of lines, marks that change the direction of text, and whatever else is
+/// invisible. Joiners (`U+200C`, `U+200D`) and the variation selectors `U+FE00` to `U+FE0F` stay:
 /// emoji and several scripts are written with them.
 pub fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}'
-            | '\u{200b}' | '\u{200e}' | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
+    // All that is printable in ASCII, which most names are.
+    if matches!(c, ' '..='~') || matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}') {
+        return false;
+    }
+    c.is_control() || INVISIBLE.iter().any(|range| range.contains(&c))
 }
 
 /// Replaces every unsafe character by `U+FFFD`.

@@ -17,6 +17,9 @@ fn what_commands_a_terminal_or_hides_is_replaced() {
         ("a\u{2028}b\u{2029}", "a\u{fffd}b\u{fffd}"),
         ("A\u{200b}na\u{feff}\u{ad}\u{2060}", "A\u{fffd}na\u{fffd}\u{fffd}\u{fffd}"),
         ("\u{e0041}\u{e007f}", "\u{fffd}\u{fffd}"),
+        ("\u{3164}\u{115f}\u{1160}\u{ffa0}\u{2800}", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
+        ("A\u{34f}\u{17b4}\u{180b}\u{e0100}\u{1d173}", "A\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
+        ("\u{600}\u{6dd}\u{70f}\u{8e2}\u{110bd}", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
         // What scripts and emoji are written with stays.
         (
             "می\u{200c}خواهم 👩\u{200d}💻 ☂\u{fe0f} Zoë क्\u{200d}ष",
@@ -25,6 +28,22 @@ fn what_commands_a_terminal_or_hides_is_replaced() {
         ("日本 שלום مرحبا", "日本 שלום مرحبا"),
     ] {
         assert_eq!(tidied(name), shown, "{name:?}");
+    }
+}
+
+/// The table is Unicode's: controls, separators of lines, formats, and what a reader may leave out;
+/// without joiners and variation selectors, with the blank of Braille.
+#[test]
+fn exactly_what_unicode_calls_invisible_is_replaced() {
+    let class = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{2800}--\x{200C}\x{200D}\x{FE00}-\x{FE0F}]";
+    let class = regex_syntax::parse(class).unwrap();
+    let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = class.kind()
+    else {
+        panic!("a class: {class:?}")
+    };
+    let listed = |c| class.ranges().iter().any(|range| (range.start()..=range.end()).contains(&c));
+    for c in char::MIN..=char::MAX {
+        assert_eq!(is_unsafe(c), listed(c), "{}", c.escape_unicode());
     }
 }
 

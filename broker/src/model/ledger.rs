@@ -105,6 +105,14 @@ pub struct Joining {
     pub now: i64,
 }
 
+impl Joining {
+    /// Whether it is the mesh owner's key under which somebody would join: a join proves no key. An
+    /// owner that is a member was made one together with its mesh.
+    pub fn is_owners_key(&self) -> bool {
+        self.pubkey.eq_ignore_ascii_case(&self.owner_pubkey)
+    }
+}
+
 /// What became of [`Joining`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joined {
@@ -114,7 +122,7 @@ pub enum Joined {
     Already(MemberId),
     /// The first of the checks that failed, by its name on the wire: `mesh_not_found`,
     /// `mesh_missing_owner_key`, `invite_owner_mismatch`, `invite_not_found`,
-    /// `invite_mesh_mismatch`, `invite_revoked`, `invite_expired`, `member_banned`,
+    /// `invite_mesh_mismatch`, `invite_revoked`, `invite_expired`, `member_banned`, `key_taken`,
     /// `invite_exhausted`.
     Refused(&'static str),
 }

@@ -37,10 +37,10 @@ pub struct Identity {
     pub self_editable: Option<serde_json::Value>,
     /// The member with the key: an unrevoked row before a revoked one.
     pub member: Option<Member>,
-    /// The member that has proven the session key asked about, unless it was removed.
+    /// The member that has proven the session key asked about, unless it was removed or deleted.
     pub key_member: Option<MemberId>,
-    /// The session key asked about is a member's own, or somebody has proven it; removed members
-    /// included. Nobody may claim it.
+    /// The session key asked about is a member's own or the mesh owner's, or a member has proven it;
+    /// removed members included, deleted ones not. Nobody may claim it.
     pub key_taken: bool,
     /// The connection on which this very hello was accepted in the last [`HELLO_SEEN_MS`].
     pub seen_by: Option<String>,
@@ -132,12 +132,13 @@ impl Grants {
         let words = |list: &Vec<Value>| {
             list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
         };
-        Self(lists.map(|(key, list)| (key.to_lowercase(), words(list))).collect())
+        Self(lists.map(|(key, list)| (key.to_ascii_lowercase(), words(list))).collect())
     }
 
     /// Whether `sender` may: what its member key is granted counts first, then its session key.
     pub fn allow(&self, sender: &Sender, wanted: Capability) -> bool {
-        let entry = |key: &str| self.0.get(key);
+        // A member's key may be stored in capitals.
+        let entry = |key: &str| self.0.get(key).or_else(|| self.0.get(&*lower(key)?));
         let listed = entry(&sender.member_pubkey)
             .or_else(|| entry(sender.session_pubkey.as_deref().unwrap_or_default()));
         listed.is_none_or(|list| list.iter().any(|word| word == wanted.as_str()))
@@ -147,6 +148,11 @@ impl Grants {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// The key in lower case, if it is written otherwise.
+fn lower(key: &str) -> Option<String> {
+    key.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| key.to_ascii_lowercase())
 }
 
 /// What the moderation of a mesh needs to know.
@@ -226,6 +232,33 @@ impl Membership {
             self.removed.insert(member);
         } else if moderates {
             self.moderators.insert(member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Others may have written keys of members and of grants in capitals.
+    #[test]
+    fn grants_and_keys_meet_however_they_are_written() {
+        let (key, session) = ("ab".repeat(32), "cd".repeat(32));
+        let sender = |key: &str, session: Option<&str>| Sender {
+            member: "m".into(),
+            member_pubkey: key.into(),
+            session_pubkey: session.map(Into::into),
+            name: "ana".into(),
+        };
+        for stored in [key.clone(), key.to_uppercase()] {
+            let grants = Grants::from_json(&json!({ stored: [] }));
+            for key in [key.clone(), key.to_uppercase()] {
+                assert!(!grants.allow(&sender(&key, None), Capability::Dm), "{key}");
+                assert!(!grants.allow(&sender(&session, Some(&key)), Capability::Dm), "{key}");
+            }
+            assert!(grants.allow(&sender(&session, None), Capability::Dm));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Claimed session keys: a plain `hello` may name a key that it does not prove. The claim counts only
 //! while the key is nobody else's, and what is sealed to it is for that session alone.
 
+use protocol::invite::Invite;
 use serde_json::{Value, json};
 
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
@@ -10,6 +11,8 @@ use crate::support::until;
 on_each_store!(
     a_members_key_cannot_be_claimed,
     a_removed_members_key_cannot_be_claimed,
+    the_owners_key_cannot_be_claimed,
+    a_claim_ends_when_the_key_becomes_the_owners,
     a_claim_ends_when_a_member_with_that_key_joins,
     a_claim_ends_when_a_member_with_that_key_says_hello,
     a_key_is_claimed_by_one_member_at_a_time,
@@ -64,13 +67,36 @@ async fn a_removed_members_key_cannot_be_claimed(kind: Kind) {
     assert_eq!(rows_of(&mut eve, &session).await, [Value::Null; 0]);
 }
 
+/// It signs the invites of a mesh, and is often no member's.
+async fn the_owners_key_cannot_be_claimed(kind: Kind) {
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
+    let key = Invite::from_token(mesh.invite_token()).unwrap().owner_pubkey;
+    let members = format!("SELECT count(*) FROM mesh.member WHERE peer_pubkey = '{key}'");
+    assert_eq!(node.count(&members).await, 0);
+    counts_for_nothing(&node, &mesh, &mut ana, &key).await;
+}
+
+async fn a_claim_ends_when_the_key_becomes_the_owners(kind: Kind) {
+    let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
+    let key = fresh_key().public_hex();
+    let mut eve = TestPeer::join(&node, claiming(&mesh, "eve", &key)).await;
+    assert_eq!(rows_of(&mut eve, &key).await.len(), 1);
+    let written = key.to_uppercase();
+    node.sql(&format!("UPDATE mesh.mesh SET owner_pubkey = '{written}' WHERE id = '{}'", mesh.id))
+        .await;
+    ana.send(key.as_str(), "for the owner").await;
+    assert_eq!(eve.close_frame().await, (1000, "session_replaced".to_owned()));
+    eve.reconnect().await;
+    assert_eq!(rows_of(&mut eve, &key).await, [Value::Null; 0]);
+}
+
 async fn a_claim_ends_when_a_member_with_that_key_joins(kind: Kind) {
     let (node, mut ana, _ben, mesh) = ana_and_ben(kind, &[]).await;
     let key = fresh_key().public_hex();
     let mut eve = TestPeer::join(&node, claiming(&mesh, "eve", &key)).await;
     assert_eq!(rows_of(&mut eve, &key).await.len(), 1);
-    let token = mesh.invite_url.rsplit('/').next().unwrap();
-    let body = json!({"invite_token": token, "peer_pubkey": key, "display_name": "joe"});
+    let body =
+        json!({"invite_token": mesh.invite_token(), "peer_pubkey": key, "display_name": "joe"});
     let joined = node.post("/join", &body.to_string()).await;
     assert_eq!(joined.status, 200, "{}", joined.body);
     let mut mail = envelope(key.as_str(), "for joe");

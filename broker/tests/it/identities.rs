@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::node::{Kind, on_each_store};
+use crate::support::node::{Kind, Member, on_each_store};
 use crate::support::peer::{Hello, TestPeer, ana_and_ben};
 use crate::support::socket::Socket;
 use crate::support::until;
@@ -13,6 +13,7 @@ on_each_store!(
     a_proven_key_cannot_be_claimed,
     an_archived_mesh_lets_nobody_in,
     a_banned_member_is_not_mailed_either,
+    a_member_deleted_and_invited_again_keeps_its_session_keys,
 );
 
 /// Defect 2.
@@ -82,4 +83,34 @@ async fn a_banned_member_is_not_mailed_either(kind: Kind) {
         let ack = ana.send(target.as_str(), &target).await;
         assert!(ack.refused().contains("no connected peer"), "{ack:?}");
     }
+}
+
+/// As README allows it: the row is deleted beside the broker, and another made for the same key.
+async fn a_member_deleted_and_invited_again_keeps_its_session_keys(kind: Kind) {
+    let (node, mut ana, mut ben, mesh) = ana_and_ben(kind, &[]).await;
+    let Member { id: old, pubkey, .. } = mesh.member("ben").clone();
+    assert_eq!(node.sql(&format!("DELETE FROM mesh.member WHERE id = '{old}'")).await, 1);
+    assert_eq!(ben.close_frame().await, (4002, "banned".into()));
+    let new = "invitedagain00000000000000000000";
+    node.sql(&format!(
+        "INSERT INTO mesh.member (id, mesh_id, peer_pubkey, display_name, role, joined_at) \
+         VALUES ('{new}', '{}', '{pubkey}', 'ben', 'member', now())",
+        mesh.id
+    ))
+    .await;
+    new.clone_into(&mut ben.hello.member.id);
+    ben.reconnect().await;
+    let mail = ana.send(&ben, "welcome back").await.acknowledged();
+    assert_eq!(ben.next().await, "welcome back");
+    // The key is the new member's: what was sent to it concerns the member.
+    until("the status of the message is told", async || {
+        ben.ask(json!({"type": "message_status", "messageId": mail})).await["delivered"] == true
+    })
+    .await;
+    // And nobody else's.
+    let claim = Hello::member(&mesh, "eve").with(&json!({"sessionPubkey": ben.hello.pubkey()}));
+    let _eve = TestPeer::join(&node, claim).await;
+    let rows = ana.peers().await;
+    let named = rows.iter().filter(|row| row["pubkey"] == ben.hello.pubkey()).count();
+    assert_eq!(named, 1, "{rows:?}");
 }

@@ -13,6 +13,7 @@ on_each_store!(
     every_answer_echoes_ids_of_any_kind,
     a_multicasts_ack_says_how_many_it_waits_for,
     a_clock_that_is_off_is_told_the_time,
+    a_field_that_comes_twice_and_a_deep_one_are_understood,
 );
 
 async fn a_hello_as_javascript_writes_it_is_accepted(kind: Kind) {
@@ -156,6 +157,31 @@ async fn a_clock_that_is_off_is_told_the_time(kind: Kind) {
         assert_eq!(text, format!("{verb} rejected: timestamp_skew (broker time {iso}, {told} ms)"));
         assert_eq!(socket.close_frame().await, (1008, "timestamp_skew".into()));
     }
+}
+
+/// As `JSON.parse` does: the last of two counts, and what nobody reads may be as deep as it likes.
+async fn a_field_that_comes_twice_and_a_deep_one_are_understood(kind: Kind) {
+    let (_node, mut ana, ben, _) = ana_and_ben(kind, &[]).await;
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    for text in [
+        r#"{"type":"list_peers","_reqId":1,"_reqId":"q"}"#.to_owned(),
+        r#"{"type":"list_bans","type":"list_peers","_reqId":"q"}"#.to_owned(),
+        r#"{"type":"send","targetSpec":"*","nonce":"n","ciphertext":"c","_reqId":"q","type":"list_peers"}"#
+            .to_owned(),
+        format!(r#"{{"type":"list_peers","x":{deep},"_reqId":"q"}}"#),
+    ] {
+        ana.post_text(&text).await;
+        let list = ana.take(&text, |frame| frame["_reqId"] == "q").await;
+        assert_eq!(list["type"], "peers_list", "{text} got {list}");
+    }
+    let key = ben.hello.pubkey();
+    let text = format!(
+        r#"{{"type":"send","id":"a","id":"b","targetSpec":"nobody","nonce":"n","ciphertext":"c","x":{deep},
+        "targetSpec":"{key}"}}"#
+    );
+    ana.post_text(&text).await;
+    let ack = ana.take("the ack", |frame| frame["type"] == "ack").await;
+    assert_eq!((&ack["id"], &ack["queued"]), (&json!("b"), &json!(true)), "{ack}");
 }
 
 async fn scene(kind: Kind) -> (Node, Mesh) {

@@ -12,10 +12,11 @@ on_each_store!(
     an_invite_is_used_as_often_as_it_says,
     an_invite_that_ended_is_refused,
     token_and_payload_say_the_same,
+    a_key_that_is_anothers_makes_no_member,
 );
 
 fn token(mesh: &Mesh) -> String {
-    mesh.invite_url.rsplit('/').next().unwrap().to_owned()
+    mesh.invite_token().to_owned()
 }
 
 async fn join(node: &Node, token: &str, key: &str) -> Answer {
@@ -124,6 +125,24 @@ async fn token_and_payload_say_the_same(kind: Kind) {
         assert!(refused(&answer).starts_with(field), "{answer:?}");
     }
     assert_eq!(node.post("/join", "{").await.status, 400);
+}
+
+/// Nobody shows with a join that the key is its own.
+async fn a_key_that_is_anothers_makes_no_member(kind: Kind) {
+    let (node, mesh) = scene(kind).await;
+    let mut session = TestPeer::session(&node, &mesh, "ana").await;
+    let owner = Invite::from_token(&token(&mesh)).unwrap().owner_pubkey;
+    for key in [session.hello.pubkey(), owner] {
+        for key in [key.to_uppercase(), key] {
+            assert_eq!(refused(&join(&node, &token(&mesh), &key).await), "key_taken");
+        }
+    }
+    assert_eq!(node.count("SELECT count(*) FROM mesh.member").await, 1);
+    assert_eq!(node.count("SELECT count(*) FROM mesh.invite WHERE used_count > 0").await, 0);
+    let presence = session.presence();
+    session.vanish();
+    session.reconnect().await;
+    assert_eq!(session.presence(), presence);
 }
 
 async fn scene(kind: Kind) -> (Node, Mesh) {

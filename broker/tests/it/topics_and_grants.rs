@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::node::{Kind, Mesh, Node, on_each_store};
-use crate::support::peer::{Ack, TestPeer, ana_and_ben, envelope};
+use crate::support::node::{Kind, Member, Mesh, Node, on_each_store};
+use crate::support::peer::{Ack, Hello, TestPeer, ana_and_ben, envelope};
 use crate::support::until;
 
 on_each_store!(
@@ -14,6 +14,7 @@ on_each_store!(
     a_blocked_sender_is_told,
     a_broadcast_passes_those_by_who_do_not_want_it,
     grants_are_asked_again_when_an_envelope_leaves,
+    a_grant_finds_a_member_whose_key_is_written_in_capitals,
 );
 
 const TOPIC: &str = "topic0000000000000000000";
@@ -176,6 +177,21 @@ async fn grants_are_asked_again_when_an_envelope_leaves(kind: Kind) {
     ben.post(&json!({"type": "set_status", "status": "idle"})).await;
     assert_eq!(ben.next().await, "of eve");
     assert_eq!(ben.texts().await, [""; 0]);
+}
+
+/// As other programs may have written it. Such a member says a plain hello, under the key as written.
+async fn a_grant_finds_a_member_whose_key_is_written_in_capitals(kind: Kind) {
+    let (node, _ana, ben, mesh) = ana_and_ben(kind, &[]).await;
+    let Member { id, pubkey, .. } = mesh.member("eve").clone();
+    let written = pubkey.to_uppercase();
+    let write = format!("UPDATE mesh.member SET peer_pubkey = '{written}' WHERE id = '{id}'");
+    assert_eq!(node.sql(&write).await, 1);
+    let mut hello = Hello::member(&mesh, "eve");
+    hello.member.pubkey = written;
+    let mut eve = TestPeer::join(&node, hello).await;
+    eve.send(&ben, "before").await.acknowledged();
+    node.grant(&mesh, "ben", &json!({&pubkey: []})).await;
+    eventually_refused(&mut eve, &ben, "x").await;
 }
 
 /// What others write to the store is known within a second.

@@ -4,6 +4,7 @@
 use crate::client::Kind;
 use crate::faults::Fault;
 use crate::peer::ONE_SHOTS;
+use crate::store::OWNER_KEY;
 use crate::world::{Up, World};
 
 /// A captured hello is shown again only while its time would still be accepted.
@@ -22,11 +23,14 @@ impl World {
         if self.rng.one_in(4) {
             let others: Vec<_> = self.clients.iter().filter(|c| c.index != index).collect();
             let victim = *self.rng.pick(&others);
-            let keys = match victim.kind {
-                Kind::Session | Kind::OneShot if victim.attached => &victim.session_keys,
-                _ => &victim.member_keys,
+            let key = match victim.kind {
+                Kind::Session | Kind::OneShot if victim.attached => {
+                    victim.session_keys.public_hex()
+                }
+                Kind::OneShot => OWNER_KEY.to_owned(),
+                _ => victim.member_keys.public_hex(),
             };
-            self.clients[index].claims = Some(keys.public_hex());
+            self.clients[index].claims = Some(key);
             self.fire(Fault::KeyClaimed);
         } else if self.rng.one_in(3) {
             self.clients[index].replays = true;

@@ -13,6 +13,10 @@ use protocol::{MemberId, PresenceId};
 
 use crate::faults::Planted;
 
+/// The mesh owner's key, which is no member's.
+pub(crate) const OWNER_KEY: &str =
+    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 #[derive(Clone)]
 pub(crate) struct Row {
     pub(crate) envelope: Arc<Envelope>,

@@ -264,7 +264,7 @@ fn a_malformed_send_is_refused_by_its_ids() {
 fn an_id_survives_faults_elsewhere_in_the_text() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for fault in [
-        r#""nonce":"n","nonce":"m","ciphertext":"c""#.to_owned(),
+        r#""nonce":"n","nonce":7,"ciphertext":"c""#.to_owned(),
         r#""nonce":"\ud800","ciphertext":7"#.to_owned(),
         format!(r#""nonce":"n","ciphertext":{deep}"#),
     ] {

@@ -252,6 +252,85 @@ fn ids_of_any_scalar_kind_are_echoed() {
     assert_eq!(serde_json::to_string(&id).unwrap(), "7");
 }
 
+/// The text of a frame in which the field at this place comes twice, the second time with another
+/// way to write its name.
+fn text_with_both(frame: &Value, pointer: &str, first: &str, second: &str) -> String {
+    let (_, name) = pointer.rsplit_once('/').unwrap();
+    let text = text_with(frame, pointer, "\u{1}");
+    let initial = u32::from(name.chars().next().unwrap());
+    let again = format!("\"\\u{initial:04x}{}\":{second}", &name[1..]);
+    let once = format!("\"{name}\":\u{1}");
+    assert!(text.contains(&once), "{text}");
+    text.replace(&once, &format!("\"{name}\":{first},\"other\":0,{again}"))
+}
+
+#[test]
+fn the_last_of_a_field_that_comes_twice_counts() {
+    let mut tried = 0;
+    for (frame, pointer, field, value) in table() {
+        if !field {
+            continue;
+        }
+        let plain = parse(&frame).unwrap();
+        let literal = value.to_string();
+        for other in ["7", "\"other\"", "null", "[]", "{\"a\":[1],\"a\":2}", &literal] {
+            let text = text_with_both(&frame, &pointer, other, &literal);
+            assert_eq!(client::parse(&text), Ok(plain.clone()), "{text}");
+            tried += 1;
+        }
+        // A null that comes last takes the field away.
+        let text = text_with_both(&frame, &pointer, &literal, "null");
+        match parse(&without(&frame, &pointer)) {
+            Ok(absent) => assert_eq!(client::parse(&text), Ok(absent), "{text}"),
+            Err(_) => assert!(client::parse(&text).is_err(), "{text}"),
+        }
+    }
+    assert!(tried > 500, "{tried}");
+    // However the hottest verb begins.
+    for again in ["type", "\\u0074ype"] {
+        let text = format!(
+            r#"{{"type":"send","targetSpec":"*","nonce":"n","ciphertext":"c","{again}":"list_peers"}}"#
+        );
+        let asked = Frame::Request(Request { verb: Verb::ListPeers, req_id: None });
+        assert_eq!(client::parse(&text), Ok(asked), "{text}");
+    }
+}
+
+/// What is refused is answered, whatever comes twice.
+#[test]
+fn a_refusal_names_the_last_of_an_id_that_comes_twice() {
+    let long = "x".repeat(5_000);
+    for text in [
+        r#"{"type":"x","type":"send","id":1,"id":2,"_reqId":3,"_reqId":4,"nonce":[]}"#.to_owned(),
+        r#"{"type":"set_status","type":"send","id":2,"_reqId":[],"_reqId":4}"#.to_owned(),
+        format!(r#"{{"type":"set_summary","id":1,"id":2,"_reqId":4,"summary":"{long}"}}"#),
+    ] {
+        let refused = client::parse(&text).unwrap_err();
+        let ids = [refused.id, refused.req_id].map(Option::unwrap);
+        assert_eq!([json!(2), json!(4)], ids, "{text}");
+    }
+}
+
+/// A field that nobody reads may be nested however deep, in every frame.
+#[test]
+fn what_is_not_read_may_be_deep() {
+    for depth in [100, 200, 100_000] {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":[", "]}]")] {
+            let deep = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            for frame in samples() {
+                let text = frame.to_string().replacen('{', &format!("{{\"unheardOf\":{deep},"), 1);
+                assert_eq!(client::parse(&text), parse(&frame), "{depth} deep in {frame}");
+            }
+        }
+    }
+    let deep = format!(
+        r#"{{"type":"set_summary","_reqId":3,"summary":{}1{}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    assert_eq!(json!(3), client::parse(&deep).unwrap_err().req_id.unwrap());
+}
+
 #[test]
 fn a_byte_order_mark_is_passed_over() {
     for frame in samples() {

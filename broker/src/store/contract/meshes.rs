@@ -126,6 +126,52 @@ pub async fn the_first_member_to_prove_a_session_key_keeps_it(backend: &dyn Back
     assert_eq!(key_member("5e56").await, None);
 }
 
+/// Others may delete a member; whoever proves its session's key next keeps it.
+pub async fn a_session_key_of_a_deleted_member_is_nobodys(backend: &dyn Backend) {
+    let scene = Scene::red(backend).await;
+    let found = async || scene.identity(&"aa".repeat(32), Some("5e55")).await;
+    let keys = ["5e55".into()];
+    let taken = async || scene.store.taken_keys(&scene.mesh, &keys).await.unwrap();
+    let record = |member| Write::RecordKey { key: "5e55".into(), member };
+    scene.commit(vec![record(scene.ben())]).await;
+    let identity = found().await;
+    assert_eq!((identity.key_member, identity.key_taken), (Some(scene.ben()), true));
+    assert_eq!(taken().await, keys);
+
+    // Removed is not deleted: it may be let in again.
+    backend.revoke(&scene.ben()).await;
+    let identity = found().await;
+    assert_eq!((identity.key_member, identity.key_taken), (None, true));
+    assert_eq!(taken().await, keys);
+
+    backend.run(&format!("DELETE FROM {{mesh}}member WHERE id = '{}'", scene.ben())).await;
+    let identity = found().await;
+    assert_eq!((identity.key_member, identity.key_taken), (None, false));
+    assert_eq!(taken().await, [] as [std::sync::Arc<str>; 0]);
+
+    scene.commit(vec![record(scene.ana())]).await;
+    let identity = found().await;
+    assert_eq!((identity.key_member, identity.key_taken), (Some(scene.ana()), true));
+}
+
+/// However it is written, and though it is no member's.
+pub async fn the_owners_key_is_taken(backend: &dyn Backend) {
+    let scene = Scene::red(backend).await;
+    let (owner, free) = ("0a".repeat(32), "0c".repeat(32));
+    let keys = [owner.as_str().into(), free.as_str().into()];
+    for written in [owner.clone(), owner.to_uppercase()] {
+        backend.run(&format!("UPDATE {{mesh}}mesh SET owner_pubkey = '{written}'")).await;
+        let taken = async |key: &str| scene.identity(&"aa".repeat(32), Some(key)).await.key_taken;
+        assert!(taken(&owner).await, "{written}");
+        assert!(!taken(&free).await, "{written}");
+        let taken = scene.store.taken_keys(&scene.mesh, &keys).await.unwrap();
+        assert_eq!(taken, keys[..1], "{written}");
+    }
+    backend.run("UPDATE {mesh}mesh SET owner_pubkey = NULL").await;
+    assert!(!scene.identity(&"aa".repeat(32), Some(&owner)).await.key_taken);
+    assert_eq!(scene.store.taken_keys(&scene.mesh, &keys).await.unwrap().len(), 0);
+}
+
 /// A token names one invite, an invite one mesh.
 pub async fn an_invite_is_recorded_once_and_for_a_known_mesh(backend: &dyn Backend) {
     let scene = Scene::red(backend).await;

@@ -351,6 +351,29 @@ pub async fn joins_at_once_take_turns(backend: &dyn Backend) {
     assert_eq!(backend.texts(&rows).await.len(), 1);
 }
 
+/// Neither a session's proven key nor the owner's, for who joins shows no proof. An owner that is a
+/// member is one already.
+pub async fn a_key_that_is_anothers_makes_no_member(backend: &dyn Backend) {
+    let scene = Scene::red(backend).await;
+    invite(&scene, "t1", 1, CREATED_AT + 1).await;
+    let join = async |key: &str| scene.store.join(&joining(&scene, "t1", key)).await.unwrap();
+    let prove = |key: &str, member| Write::RecordKey { key: key.repeat(32).into(), member };
+    scene.commit(vec![prove("e5", scene.ana()), prove("e6", scene.ben())]).await;
+    let taken = Joined::Refused("key_taken");
+    for key in ["0a", "e5", "e6"] {
+        assert_eq!(join(key).await, taken, "{key}");
+    }
+    backend.revoke(&scene.ben()).await;
+    assert_eq!(join("e6").await, taken, "it may be let in again");
+    let owner = "UPDATE {mesh}member SET peer_pubkey = ";
+    let written = "0A".repeat(32);
+    backend.run(&format!("{owner}'{written}' WHERE display_name = 'ana'")).await;
+    assert_eq!(join("0a").await, Joined::Already(scene.ana()));
+    // Nothing has changed so far, so the invite's only use is left.
+    backend.run(&format!("DELETE FROM {{mesh}}member WHERE id = '{}'", scene.ben())).await;
+    assert_eq!(join("e6").await, Joined::New("member-e6".into()));
+}
+
 /// By its user, or by the owner's key.
 pub async fn an_owner_is_known_by_user_or_by_key(backend: &dyn Backend) {
     let scene = Scene::red(backend).await;

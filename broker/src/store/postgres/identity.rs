@@ -160,7 +160,14 @@ pub(super) async fn taken_keys(
              SELECT FROM mesh.member m
              WHERE m.mesh_id = $1 AND m.peer_pubkey IN (k.key, upper(k.key))
          ) OR EXISTS (
-             SELECT FROM broker.session_key s WHERE s.mesh_id = $1 AND s.key = k.key
+             SELECT FROM broker.session_key s
+             WHERE s.mesh_id = $1 AND s.key = k.key
+                AND (
+                    SELECT true FROM mesh.member r
+                    WHERE r.id = s.member_id COLLATE \"default\" LIMIT 1
+                )
+         ) OR EXISTS (
+             SELECT FROM mesh.mesh o WHERE o.id = $1 AND lower(o.owner_pubkey) = k.key
          )",
     )
     .bind(mesh.as_str())

@@ -58,6 +58,19 @@ async fn decide(conn: &mut PgConnection, joining: &Joining) -> Result<Joined, sq
         Some((id, false)) => return Ok(Joined::Already(id.into())),
         None => {}
     }
+    let proven = sqlx::query_scalar::<_, bool>(
+        "SELECT EXISTS (
+            SELECT FROM broker.session_key k
+            WHERE k.mesh_id = $1 AND k.key = $2 AND (
+                SELECT true FROM mesh.member m
+                WHERE m.id = k.member_id COLLATE \"default\" LIMIT 1
+            )
+         )",
+    );
+    let proven = proven.bind(joining.mesh.as_str()).bind(&joining.pubkey);
+    if proven.fetch_one(&mut *conn).await? || joining.is_owners_key() {
+        return Ok(Joined::Refused("key_taken"));
+    }
     let used = sqlx::query(
         "UPDATE mesh.invite SET used_count = used_count + 1
          WHERE id = $1 AND used_count < max_uses AND revoked_at IS NULL",

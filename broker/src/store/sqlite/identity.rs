@@ -35,12 +35,13 @@ pub(super) async fn identify(
     let found = sqlx::query(concat!(
         "SELECT coalesce(nullif(name, ''), nullif(slug, ''), id), archived_at IS NOT NULL, \
            self_editable, \
-           (SELECT member_id FROM session_key k WHERE k.mesh_id = mesh.id AND k.key = ?2 \
-              AND NOT EXISTS (SELECT 1 FROM member r \
-                WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL)), \
+           (SELECT k.member_id FROM session_key k CROSS JOIN member r ON r.id = k.member_id \
+              WHERE k.mesh_id = mesh.id AND k.key = ?2 AND r.revoked_at IS NULL), \
            EXISTS (SELECT 1 FROM member t \
              WHERE t.mesh_id = mesh.id AND t.peer_pubkey IN (?2, upper(?2))) \
-             OR EXISTS (SELECT 1 FROM session_key t WHERE t.mesh_id = mesh.id AND t.key = ?2), \
+             OR EXISTS (SELECT 1 FROM session_key t CROSS JOIN member r ON r.id = t.member_id \
+               WHERE t.mesh_id = mesh.id AND t.key = ?2) \
+             OR coalesce(lower(owner_pubkey) = ?2, 0), \
            (SELECT conn FROM hello_seen s WHERE s.mesh_id = mesh.id AND s.digest = ?3 \
               AND s.seen_at > ",
         now!(),
@@ -204,7 +205,9 @@ pub(super) async fn taken_keys(
         "SELECT k.value FROM json_each(?2) k \
          WHERE EXISTS (SELECT 1 FROM member m \
              WHERE m.mesh_id = ?1 AND m.peer_pubkey IN (k.value, upper(k.value))) \
-           OR EXISTS (SELECT 1 FROM session_key s WHERE s.mesh_id = ?1 AND s.key = k.value)",
+           OR EXISTS (SELECT 1 FROM session_key s CROSS JOIN member r ON r.id = s.member_id \
+             WHERE s.mesh_id = ?1 AND s.key = k.value) \
+           OR EXISTS (SELECT 1 FROM mesh o WHERE o.id = ?1 AND lower(o.owner_pubkey) = k.value)",
     )
     .bind(mesh.as_str())
     .bind(keys.to_string())

@@ -30,7 +30,8 @@ async fn decide(connection: &mut SqliteConnection, joining: &Joining) -> StoreRe
         Err(why) => return Ok(Joined::Refused(why)),
     };
     let known: Option<(String, bool)> = sqlx::query_as(
-        "SELECT id, revoked_at IS NOT NULL FROM member WHERE mesh_id = ? AND peer_pubkey = ? \
+        "SELECT id, revoked_at IS NOT NULL FROM member \
+         WHERE mesh_id = ?1 AND peer_pubkey IN (?2, upper(?2)) \
          ORDER BY revoked_at IS NOT NULL, joined_at, id LIMIT 1",
     )
     .bind(joining.mesh.as_str())
@@ -41,6 +42,17 @@ async fn decide(connection: &mut SqliteConnection, joining: &Joining) -> StoreRe
         Some((_, true)) => return Ok(Joined::Refused("member_banned")),
         Some((id, false)) => return Ok(Joined::Already(id.into())),
         None => {}
+    }
+    let proven: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM session_key k CROSS JOIN member m ON m.id = k.member_id \
+           WHERE k.mesh_id = ? AND k.key = ?)",
+    )
+    .bind(joining.mesh.as_str())
+    .bind(&joining.pubkey)
+    .fetch_one(&mut *connection)
+    .await?;
+    if proven || joining.is_owners_key() {
+        return Ok(Joined::Refused("key_taken"));
     }
     let used = sqlx::query(
         "UPDATE invite SET used_count = used_count + 1 WHERE id = ? AND used_count < max_uses",

@@ -78,9 +78,11 @@ pub(super) static SESSION_KEYS: LazyLock<Statement> = LazyLock::new(|| {
     Statement::new(
         "INSERT INTO session_key (mesh_id, key, member_id, proven_at) VALUES",
         concat!("(?, ?, ?, ", now!(), ")"),
-        // The first member keeps it. That it was proven again is noted every six hours.
-        "ON CONFLICT DO UPDATE SET proven_at = excluded.proven_at \
-         WHERE member_id = excluded.member_id AND proven_at < excluded.proven_at - 21600000",
+        // The first member keeps it, until others delete that member. That it was proven again is noted
+        // every six hours.
+        "ON CONFLICT DO UPDATE SET member_id = excluded.member_id, proven_at = excluded.proven_at \
+         WHERE (member_id = excluded.member_id AND proven_at < excluded.proven_at - 21600000) \
+           OR NOT EXISTS (SELECT 1 FROM member m WHERE m.id = session_key.member_id)",
     )
 });
 
@@ -239,6 +241,7 @@ mod tests {
                 "delivery USING PRIMARY KEY (mesh_id=? AND recipient=? AND lane=? AND seq=?)",
                 "e USING INDEX sqlite_autoindex_envelope_1 (mesh_id=? AND seq=?)",
                 "lease USING PRIMARY KEY (mesh_id=? AND presence_id=?)",
+                "m USING COVERING INDEX sqlite_autoindex_member_1 (id=?)",
             ];
             assert!(whole.iter().any(|key| step.ends_with(key)), "{step}");
         }

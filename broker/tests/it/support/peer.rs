@@ -17,6 +17,11 @@ use super::socket::{Habit, Socket, is_envelope, is_event};
 pub(crate) const ATTESTED_MS: i64 = 3_600_000;
 
 impl Mesh {
+    /// What the invite link carries.
+    pub(crate) fn invite_token(&self) -> &str {
+        self.invite_url.rsplit('/').next().unwrap()
+    }
+
     pub(crate) fn member(&self, name: &str) -> &Member {
         self.members.iter().find(|member| member.name == name).expect("such a member")
     }

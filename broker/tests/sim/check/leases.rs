@@ -7,7 +7,7 @@ use protocol::client::{Group, PeerProfile, Stats, Status};
 use protocol::{MemberId, PresenceId};
 use serde::Deserialize;
 
-use crate::store::Durable;
+use crate::store::{Durable, OWNER_KEY};
 
 /// What a lease's row says.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -74,7 +74,7 @@ impl Leases {
         Ok(self.all.insert(row.presence.clone(), body))
     }
 
-    /// A key that is claimed is no member's, nobody's who has proven it, and no other member's claim.
+    /// A key that is claimed is no member's, not the owner's, nobody's who has proven it, and no other member's claim.
     pub(super) fn claim(&self, row: &LeaseRow, store: &Durable) -> Result<(), String> {
         let Some(body) = self.all.get(&row.presence).filter(|body| !body.proven) else {
             return Ok(());
@@ -84,6 +84,8 @@ impl Leases {
         let named = |body: &&Body| body.session_pubkey.as_ref() == Some(key);
         let whose = if store.member_of(key).is_some() {
             "a member's"
+        } else if **key == *OWNER_KEY {
+            "the owner's"
         } else if self.proven.contains(key) {
             "proven"
         } else if self.all.values().filter(other).any(|body| named(&body)) {

@@ -6,7 +6,7 @@ use broker::mesh::io::{Answer, Question};
 use broker::model::*;
 use protocol::{MemberId, MessageId};
 
-use super::SimStore;
+use super::{OWNER_KEY, SimStore};
 use crate::faults::Planted;
 
 impl SimStore {
@@ -80,9 +80,10 @@ impl SimStore {
         }
     }
 
-    /// Whether a session key is a member's, or somebody has proven it.
+    /// Whether a session key is a member's or the owner's, or somebody has proven it.
     fn is_taken(&self, key: &Arc<str>) -> bool {
-        let taken = self.now.member_of(key).is_some() || self.now.keys.contains_key(key);
+        let owned = self.now.member_of(key).is_some() || **key == *OWNER_KEY;
+        let taken = owned || self.now.keys.contains_key(key);
         taken && !self.plants(Planted::ClaimBelieved)
     }
 

@@ -10,8 +10,12 @@ SELECT
     EXISTS (
         SELECT FROM mesh.member t WHERE t.mesh_id = m.id AND t.peer_pubkey IN ($3, upper($3))
     ) OR EXISTS (
-        SELECT FROM broker.session_key t WHERE t.mesh_id = m.id AND t.key = $3
-    ) AS key_taken,
+        SELECT FROM broker.session_key t
+        WHERE t.mesh_id = m.id AND t.key = $3
+            AND (
+                SELECT true FROM mesh.member r WHERE r.id = t.member_id COLLATE "default" LIMIT 1
+            )
+    ) OR coalesce(lower(m.owner_pubkey) = $3, false) AS key_taken,
     (
         SELECT s.conn FROM broker.hello_seen s
         WHERE s.mesh_id = m.id AND s.digest = $9
@@ -32,10 +36,14 @@ SELECT
     floor(extract(epoch FROM s.last_seen_at) * 1000)::bigint AS saved_seen_at,
     h.id AS pending_id, h.status AS pending_status
 FROM mesh.mesh m
--- A key of a removed member is nobody's.
+-- A key of a member that was removed or deleted is nobody's. Our ids are collated otherwise than
+-- those of members, whose index needs theirs.
 LEFT JOIN broker.session_key k ON k.mesh_id = m.id AND k.key = $3
-    AND NOT EXISTS (
-        SELECT FROM mesh.member r WHERE r.id = k.member_id AND r.revoked_at IS NOT NULL
+    AND (
+        SELECT r.revoked_at IS NULL
+        FROM mesh.member r
+        WHERE r.id = k.member_id COLLATE "default"
+        LIMIT 1
     )
 LEFT JOIN LATERAL (
     SELECT *
