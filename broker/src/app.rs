@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use protocol::close;
 use router::membership::Timing;
 use router::node::NodeKey;
@@ -25,7 +24,7 @@ use crate::cluster::Nodes;
 use crate::cluster::measures;
 use crate::cluster::report::Report;
 use crate::config::{Config, OfflineDirect, Secret};
-use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness};
+use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness, Unfinished};
 use crate::lifecycle::{self, Signals};
 use crate::mesh::{Limits, StatusLimits, WINDOW_BYTES};
 use crate::seat::handle::Directory;
@@ -227,18 +226,8 @@ impl Running {
     async fn until_stopped(mut self, config: &Config, mut signals: Signals) -> Result<(), Failure> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
         greet(config, listener.local_addr()?);
-        let listener = listener.tap_io(|stream| {
-            // Without it, small frames wait for the ack of the one before (RFC 896 and 1122).
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY cannot be set");
-            }
-        });
         let stop_accepting = CancellationToken::new();
-        let service =
-            edge::routes(self.edge.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        let stopping = stop_accepting.clone().cancelled_owned();
-        let server = axum::serve(listener, service).with_graceful_shutdown(stopping);
-        let server = self.services.spawn(async move { server.await });
+        self.services.spawn(edge::accept(self.edge.clone(), listener, stop_accepting.clone()));
         let superseded = tokio::select! {
             biased;
             () = self.superseded.cancelled() => true,
@@ -253,7 +242,6 @@ impl Running {
         let mut patient =
             lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;
         stop_accepting.cancel();
-        server.abort();
         self.chores.cancel();
         if let Some(nodes) = self.nodes.as_ref().filter(|_| !superseded) {
             nodes.leave().await;
@@ -346,7 +334,8 @@ fn edge_of(
         process: 0,
         sockets: AtomicU64::new(1),
         meshes,
-        half_open: HalfOpen::new(config.half_open_per_address),
+        half_open: HalfOpen::new(config.half_open_per_address, edge::most_half_open()),
+        unfinished: Unfinished::default(),
         readiness: Readiness::default(),
         leaving,
         tasks,

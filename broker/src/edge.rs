@@ -2,13 +2,16 @@
 //! nothing that matters: what it knows, its owner or its peer can tell again.
 //!
 //! [`session`] is one connection's rules, without I/O; [`auth`] the checks of a hello; [`wire`]
-//! envelopes as JSON. [`routes()`] is what is served, with a task per socket; `posts` what comes
-//! over plain HTTP.
+//! envelopes as JSON. [`accept()`] takes connections in and bounds them before a request is understood; [`routes()`] is
+//! what is served, with a task per socket; `metered` bounds messages before they are whole; `posts`
+//! is what comes over plain HTTP.
 
+mod accept;
 mod address;
 pub mod auth;
 mod half_open;
 mod long;
+mod metered;
 mod posts;
 mod readiness;
 mod routes;
@@ -21,13 +24,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub use accept::{CONNECTION_TIME, HALF_OPEN_MOST, REQUEST_TIMEOUT, accept, most_half_open};
 pub use address::PerAddress;
 use axum::http::HeaderName;
 pub use half_open::HalfOpen;
+pub use metered::{UNFINISHED_BEFORE_HELLO, UNFINISHED_BYTES, UNFINISHED_FREE, Unfinished};
 use protocol::Close;
 pub use readiness::Readiness;
 pub use routes::routes;
-pub use socket::WRITE_TIMEOUT;
+pub use socket::{MESSAGE_TIMEOUT, WRITE_TIMEOUT};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -50,12 +55,14 @@ pub struct Leave {
 pub struct Edge {
     /// Drawn at random when the process started.
     pub process: u64,
-    /// Sockets so far: numbers them.
+    /// Connections so far: numbers them.
     pub sockets: AtomicU64,
     /// The door to the meshes.
     pub meshes: Directory,
-    /// Sockets without a hello.
+    /// Connections without a hello.
     pub half_open: HalfOpen,
+    /// Bytes of messages that are not whole.
+    pub unfinished: Unfinished,
     /// Whether hellos can be answered.
     pub readiness: Readiness,
     /// Set while sockets are to go.

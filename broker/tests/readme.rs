@@ -9,6 +9,7 @@
 )]
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use broker::edge;
 use broker::edge::auth::{ATTESTATION_MOST_MS, CLOCK_SKEW_MS};
@@ -26,7 +27,8 @@ use broker::seat::LINK_BYTES;
 use broker::store::committer::{MAX_BATCH_BYTES, MAX_BATCH_UNITS};
 use protocol::close::{self, Close};
 use protocol::limits::{
-    CAPABILITIES, GROUPS, ID_BYTES, MENTIONS, NAME_BYTES, PATH_BYTES, TARGET_BYTES, TEXT_BYTES,
+    CAPABILITIES, GROUPS, HELLO_BYTES, ID_BYTES, MENTIONS, NAME_BYTES, PATH_BYTES, TARGET_BYTES,
+    TEXT_BYTES,
 };
 use router::link;
 
@@ -70,6 +72,7 @@ fn of_a_hello() -> Vec<Row> {
         ("Groups of a peer", GROUPS.to_string(), "`malformed`, `invalid`"),
         ("Capabilities a peer tells", CAPABILITIES.to_string(), "`malformed`"),
         ("Mentions of a message", MENTIONS.to_string(), "`malformed`"),
+        ("A frame before a hello is accepted", bytes(HELLO_BYTES), "closed: `frame_too_large`"),
         ("A hello's clock, either way", time(CLOCK_SKEW_MS.unsigned_abs()), "`timestamp_skew`"),
         ("An attestation's life", time(ATTESTATION_MOST_MS as u64), "`ttl_too_long`"),
         (
@@ -177,6 +180,42 @@ fn of_a_queue() -> Vec<Row> {
     ]
 }
 
+fn of_a_message_or_request() -> Vec<Row> {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    vec![
+        (
+            "A message from its first byte to its last, while the socket is read",
+            time(ms(edge::MESSAGE_TIMEOUT)),
+            "closed: `flood`",
+        ),
+        (
+            "Bytes of a node's unfinished messages, but for the first of each",
+            format!(
+                "{}, of which {} before a hello; {} are free",
+                bytes(edge::UNFINISHED_BYTES),
+                bytes(edge::UNFINISHED_BEFORE_HELLO),
+                bytes(edge::UNFINISHED_FREE)
+            ),
+            "closed: `unavailable`",
+        ),
+        (
+            "A request's head, its body, and a connection without a request",
+            format!("{} each", time(ms(edge::REQUEST_TIMEOUT))),
+            "the connection is closed; for a body, 408",
+        ),
+        (
+            "A connection that does not become a WebSocket",
+            time(ms(edge::CONNECTION_TIME)),
+            "it is closed, after a request that it is at",
+        ),
+        (
+            "Connections of a node without a hello",
+            format!("{}, or three of four files it may open", edge::HALF_OPEN_MOST),
+            "new ones are closed at once",
+        ),
+    ]
+}
+
 fn of_a_node() -> Vec<Row> {
     vec![
         (
@@ -235,7 +274,9 @@ fn of_a_node() -> Vec<Row> {
 }
 
 fn limits() -> String {
-    let rows = [of_a_hello(), of_a_connection(), of_a_queue(), of_a_node()].concat();
+    let rows =
+        [of_a_hello(), of_a_connection(), of_a_message_or_request(), of_a_queue(), of_a_node()]
+            .concat();
     let mut text = "| Of what | How much | Beyond it |\n|---|---|---|\n".to_owned();
     for (what, how_much, beyond) in rows {
         // Writing to a String cannot fail.

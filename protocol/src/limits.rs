@@ -19,3 +19,7 @@ pub const CAPABILITIES: usize = 64;
 pub const MENTIONS: usize = 32;
 /// The longest `id` or `_reqId` of a frame too broken to be read that its refusal still echoes.
 pub const ECHO_BYTES: usize = 1024;
+/// A frame before a hello is accepted. With every field at its bound a hello has 68 KiB of text
+/// (groups 32 KiB, capabilities 16 KiB, four longer texts 16 KiB, the rest 4 KiB); JSON that escapes
+/// all but ASCII needs three bytes for each of them.
+pub const HELLO_BYTES: usize = 256 * 1024;

@@ -13,10 +13,15 @@ use crate::mesh::io::Ms;
 const ADDRESSES: usize = 65_536;
 
 /// The client's address: what the proxy in front says in `header`, if there is one, else the
-/// socket's. One household of IPv6 is one client: the upper 64 bits count.
+/// socket's.
 pub(super) fn client(headers: &HeaderMap, header: Option<&HeaderName>, peer: SocketAddr) -> IpAddr {
     let told = header.and_then(|name| headers.get(name)?.to_str().ok());
-    let address = told.and_then(|text| text.trim().parse().ok()).unwrap_or(peer.ip());
+    of(told.and_then(|text| text.trim().parse().ok()).unwrap_or(peer.ip()))
+}
+
+/// The client that an address stands for: one household of IPv6 is one client, the upper 64 bits
+/// count.
+pub(super) fn of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))

@@ -16,7 +16,9 @@ use protocol::limits::{NAME_BYTES, PATH_BYTES};
 use protocol::{MemberId, id, lenient, names};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
+use super::accept::REQUEST_TIMEOUT;
 use super::{Edge, address};
 use crate::mesh::Hook;
 use crate::model::{Joined, Joining};
@@ -30,7 +32,7 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let body = Json(json!({ "ok": false, "error": self.1 }));
         let mut response = (self.0, body).into_response();
-        if self.0 == StatusCode::PAYLOAD_TOO_LARGE {
+        if matches!(self.0, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
             // What is still coming is not read.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -172,8 +174,9 @@ fn joining(fields: &Map<String, Value>, now: i64) -> Result<Joining, Refused> {
 }
 
 async fn object(edge: &Edge, body: Body) -> Result<Map<String, Value>, Refused> {
-    let bytes = to_bytes(body, edge.max_body_bytes)
-        .await
+    let read = timeout(REQUEST_TIMEOUT, to_bytes(body, edge.max_body_bytes)).await;
+    let bytes = read
+        .map_err(|_| Refused(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?
         .map_err(|_| Refused(StatusCode::PAYLOAD_TOO_LARGE, "payload too large"))?;
     lenient::object(&bytes).ok_or_else(|| bad("a JSON object is expected"))
 }

@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -14,10 +13,12 @@ use axum::{Json, Router};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use super::half_open::Place;
 use super::socket::Connection;
 use super::upgrade::Upgrade;
 use super::{Edge, address, posts};
 use crate::mesh::io::LONG_ANSWER;
+use crate::telemetry::labels::ConnectionRejected;
 
 /// Read buffer of a socket. The library's default of 128 KiB stays resident for each.
 const READ_BUFFER: usize = 2048;
@@ -46,6 +47,7 @@ pub fn routes(edge: Arc<Edge>) -> Router {
 async fn upgrade(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(place): Extension<Arc<Place>>,
     request: Request,
 ) -> Response {
     let (mut parts, _) = request.into_parts();
@@ -57,11 +59,11 @@ async fn upgrade(
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is going away").into_response();
     }
     let from = address::client(&parts.headers, edge.address_header.as_ref(), peer);
-    let number = edge.sockets.fetch_add(1, Ordering::Relaxed);
-    let Some(place) = edge.half_open.enter(from, number) else {
+    if !place.upgrade(from) {
+        edge.metrics.connection_rejected(ConnectionRejected::HalfOpen);
         let text = "too many sockets without hello from this address";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
-    };
+    }
     let response = upgrade.response();
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -70,8 +72,8 @@ async fn upgrade(
         .max_message_size(Some(edge.max_frame_bytes))
         .max_frame_size(Some(edge.max_frame_bytes));
     edge.tasks.clone().spawn(async move {
-        if let Some(socket) = upgrade.socket(config).await {
-            Connection::new(edge, socket, number, place).run().await;
+        if let Some(socket) = upgrade.socket(config, edge.unfinished.clone()).await {
+            Connection::new(edge, socket, place).run().await;
         }
     });
     response
@@ -121,7 +123,7 @@ async fn ready(State(edge): State<Arc<Edge>>) -> Response {
 }
 
 async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
-    let half_open = edge.half_open.count();
+    let half_open = edge.half_open.sockets();
     edge.metrics.set_half_open(half_open as u64);
     edge.metrics.set_connections_active(edge.tasks.len().saturating_sub(half_open) as u64);
     let text = edge.metrics.render();

@@ -22,10 +22,11 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::half_open::Place;
+use super::metered::Bound;
 use super::session::{Action, EdgeLimits, Session};
-use super::upgrade::{Pieces, Socket};
+use super::upgrade::Socket;
 use super::{Edge, Leave, long, wire};
-use crate::mesh::io::{ConnId, Input, LONG_ANSWER, ToEdge};
+use crate::mesh::io::{ConnId, Input, LONG_ANSWER, STALL_MS, ToEdge};
 use crate::seat::handle::{Gone, Handle};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
 
@@ -36,6 +37,9 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// It is waited for in so many steps: of the time in which the node itself stands still, one counts
 /// at most.
 const WRITE_STEPS: u32 = 30;
+/// A message must be whole so long after its first byte: the largest, 2 MiB, takes that long at
+/// 70 KB a second. Time in which the socket is not read does not count.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a closed socket is still read from, so that the peer gets the close frame and not a
 /// reset (RFC 6455 §7.1.1).
 const LINGER: Duration = Duration::from_secs(2);
@@ -64,8 +68,10 @@ pub(super) struct Connection {
     edge: Arc<Edge>,
     socket: Socket,
     session: Session,
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
     line: Option<Line>,
+    /// The socket is not being read.
+    unread: bool,
     /// The peer has said good-bye.
     left: bool,
     /// What the peer sends can no longer be read as frames.
@@ -90,12 +96,21 @@ impl Drop for Line {
 }
 
 impl Connection {
-    pub(super) fn new(edge: Arc<Edge>, socket: Socket, number: u64, place: Place) -> Self {
-        let conn = ConnId { process: edge.process, number };
+    pub(super) fn new(edge: Arc<Edge>, socket: Socket, place: Arc<Place>) -> Self {
+        let conn = ConnId { process: edge.process, number: place.number() };
         let limits = EdgeLimits { hello_timeout_ms: edge.hello_timeout_ms };
         let session = Session::new(conn, next_conn, limits, edge.clock.now());
-        let (place, line, leave) = (Some(place), None, None);
-        Self { edge, socket, session, place, line, left: false, garbled: false, leave }
+        Self {
+            edge,
+            socket,
+            session,
+            place: Some(place),
+            line: None,
+            unread: false,
+            left: false,
+            garbled: false,
+            leave: None,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -137,7 +152,8 @@ impl Connection {
                 return if self.left { Ended::Left } else { Ended::Lost };
             }
             let due = self.session.deadline().map(|at| self.edge.clock.instant(at));
-            let due = due.into_iter().chain(self.leave.map(|(at, _)| at)).min();
+            let unfinished = self.unfinished_until();
+            let due = due.into_iter().chain(self.leave.map(|(at, _)| at)).chain(unfinished).min();
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             let outbox = self.line.as_ref().map(|line| line.outbox.clone());
             tokio::select! {
@@ -171,6 +187,26 @@ impl Connection {
             Some((_, close)) => self.session.close(now, close),
             None => self.session.tick(now),
         }
+        let overdue =
+            self.unfinished_until().map(|at| Instant::now().saturating_duration_since(at));
+        match overdue {
+            // The node stood still: what was to come may wait in the socket.
+            Some(late) if late > Duration::from_millis(STALL_MS) => {
+                self.socket.get_mut().wait_anew();
+            }
+            Some(late) if !late.is_zero() => self.session.close(now, close::FLOOD),
+            _ => {}
+        }
+    }
+
+    /// When a message must be whole that has begun, if the peer can send the rest of it.
+    fn unfinished_until(&mut self) -> Option<Instant> {
+        let unread = !self.session.wants_read();
+        if std::mem::replace(&mut self.unread, unread) && !unread {
+            self.socket.get_mut().wait_anew();
+        }
+        let since = self.socket.get_ref().unfinished_since().filter(|_| !unread)?;
+        Some(since + MESSAGE_TIMEOUT)
     }
 
     /// Takes a moment of those over which sockets go.
@@ -217,9 +253,9 @@ impl Connection {
                 self.garbled = true;
                 self.session.close(now, close::FRAME_TOO_LARGE);
             }
-            Some(Err(Error::Io(error))) if Pieces::ended(&error) => {
+            Some(Err(Error::Io(error))) if let Some(bound) = Bound::of(&error) => {
                 self.garbled = true;
-                self.session.close(now, close::FLOOD);
+                self.session.close(now, bound.close());
             }
             None | Some(Err(_)) => self.session.closed(now, false),
         }
@@ -234,6 +270,7 @@ impl Connection {
             match action {
                 Action::Open { conn, mesh } => {
                     self.place = None;
+                    self.socket.get_mut().greeted();
                     self.open(conn, &mesh).await;
                 }
                 Action::Up(numbered) => self.input(Input::Command(numbered)).await,

@@ -5,6 +5,7 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod accepting;
 mod adoption;
 mod audit;
 mod beside;
@@ -42,4 +43,5 @@ mod store_postgres_speed;
 mod store_sqlite;
 mod support;
 mod topics_and_grants;
+mod unfinished;
 mod wire;

@@ -6,6 +6,7 @@ pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 #[path = "../../../router/tests/redis/server.rs"]
 #[expect(dead_code, reason = "the tests of the router use more of it")]
 pub(crate) mod redis;

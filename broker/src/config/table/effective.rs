@@ -199,8 +199,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "HALF_OPEN_PER_ADDRESS",
         default: Default::Is("512"),
-        what: "Sockets without a hello that one IP address may hold; behind a proxy all clients \
-               share one",
+        what: "Connections without an accepted hello, plain HTTP included, that one IP address \
+               may hold; behind a proxy all clients share one, unless `CLIENT_ADDRESS_HEADER` is set",
         set: |c, text| whole(text, 1..=1_000_000).map(|n| c.half_open_per_address = n),
         ..LIMIT
     },

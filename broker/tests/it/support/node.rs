@@ -337,6 +337,19 @@ impl Node {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// From now on it may open so many files more than it has.
+    pub(crate) fn allow_more_files(&self, more: usize) {
+        let pid = self.process.as_ref().unwrap().child.id();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let open: Vec<usize> =
+            open.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok()).collect();
+        // The limit is of numbers, and the lowest that is free is taken.
+        let free = (0..=open.len()).find(|number| !open.contains(number)).unwrap();
+        let limit = format!("--nofile={}:", free + more);
+        let set = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
+        assert!(set.unwrap().success());
+    }
+
     /// Makes a mesh likewise; the file that tells of it.
     pub(crate) async fn mesh_file(&self, slug: &str, members: &[&str]) -> PathBuf {
         let path = self.ground.folder.join(format!("{slug}.json"));

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::SOON;
@@ -53,18 +54,21 @@ impl Socket {
     pub(crate) async fn open(address: &str) -> Self {
         match Self::try_open(address).await {
             Ok(socket) => socket,
-            Err(status) => panic!("the upgrade is refused with {status}"),
+            Err(status) => panic!("the upgrade is refused with {status:?}"),
         }
     }
 
-    /// The same, or the HTTP status of a refusal.
-    pub(crate) async fn try_open(address: &str) -> Result<Self, u16> {
+    /// The same, or the HTTP status of a refusal: none if the connection was closed at once.
+    pub(crate) async fn try_open(address: &str) -> Result<Self, Option<u16>> {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let url = format!("ws://{address}/ws");
         let stream = match tokio_tungstenite::client_async(url, stream).await {
             Ok((stream, _)) => stream,
-            Err(Error::Http(answer)) => return Err(answer.status().as_u16()),
+            Err(Error::Http(answer)) => return Err(Some(answer.status().as_u16())),
+            Err(Error::Io(_) | Error::Protocol(ProtocolError::HandshakeIncomplete)) => {
+                return Err(None);
+            }
             Err(error) => panic!("the upgrade fails: {error}"),
         };
         let (sink, stream) = stream.split();
