@@ -33,7 +33,7 @@ MISTAKES = [
     ("k8s/deployment.yaml", "enableServiceLinks: false", "enableServiceLinks: true"),
     ("k8s/deployment.yaml", "        runAsNonRoot: true\n", ""),
     ("k8s/deployment.yaml", "path: /health/ready", "path: /health"),
-    ("k8s/configmap.yaml", "BIND_ADDR", "BIND_ADRR"),
+    ("k8s/configmap.yaml", "BROKER_WS_URL:", "BROKER_WSS_URL:"),
     ("k8s/kustomization.yaml", "  - pdb.yaml\n", ""),
     ("k8s/pdb.yaml", "name: claudemesh-broker", "name: broker"),
     ("k8s/monitoring/prometheusrule.yaml", "broker_db_healthy", "broker_db_well"),

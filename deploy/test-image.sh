@@ -22,7 +22,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 # --- the base: what a distroless image has, from Debian's packages
-mkdir -p "$dir/debs" "$dir/base" "$dir/context/rw/data"
+mkdir -p "$dir/debs" "$dir/base" "$dir/context/data"
 chmod 755 "$dir"
 (cd "$dir/debs" && apt-get -qq download libc6 libgcc-s1 ca-certificates 2>"$dir/apt") || fail "$(cat "$dir/apt")"
 for deb in "$dir"/debs/*.deb; do dpkg-deb -x "$deb" "$dir/base"; done
@@ -56,6 +56,7 @@ PY
 container=$(store from localhost/claudemesh-broker)
 root=$(store mount "$container")
 [ "$(stat -c %u:%g "$root/data")" = "$uid:$uid" ] || fail "/data is $(stat -c %u:%g "$root/data")"
+[ "$(stat -c %u "$root")" = 0 ] || fail "the root folder is not root's"
 [ "$(stat -c %u "$root/usr/local/bin/claudemesh-broker")" = 0 ] || fail "the program is not root's"
 for shell in bin/sh bin/bash usr/bin/sh bin/busybox; do
     [ ! -e "$root/$shell" ] || fail "there is a shell: /$shell"
