@@ -50,6 +50,7 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086
     quietly env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 fi
+quietly "$tools/bin/python" deploy/test-settings.py "$1"
 quietly deploy/test-image.sh "$1" "$2"
 quietly "$tools/bin/python" deploy/test-compose.py --broker "$1" --loadtest "$2"
 quietly "$tools/bin/python" deploy/test-compose.py --ipv6 --broker "$1" --loadtest "$2"
