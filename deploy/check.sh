@@ -49,6 +49,10 @@ if [ -n "$missing" ]; then
     quietly apt-get update -qq
     # shellcheck disable=SC2086
     quietly env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    # Nor at the next boot.
+    for server in redis-server haproxy; do
+        case $missing in *$server*) systemctl disable --quiet "$server" 2>/dev/null || true ;; esac
+    done
 fi
 quietly "$tools/bin/python" deploy/test-settings.py "$1"
 quietly deploy/test-image.sh "$1" "$2"
