@@ -27,6 +27,11 @@ chaos *args:
     target/release/loadtest chaos --grace 20 --out target/chaos-20 {{args}}
     target/release/loadtest chaos --grace 90 --out target/chaos-90 {{args}}
 
+# The files under deploy/ against README, linters and, without containers, reality
+deploy-check:
+    cargo build --release --locked -p claudemesh-broker -p loadtest
+    deploy/check.sh target/release/claudemesh-broker target/release/loadtest
+
 # The frame parser against arbitrary bytes; fuzz/README.md says what it needs
 fuzz seconds="60":
     cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run frame -- -max_total_time={{seconds}}
