@@ -18,14 +18,14 @@ mod upgrade;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 pub use address::PerAddress;
 use axum::http::HeaderName;
 pub use half_open::HalfOpen;
 use protocol::Close;
-pub use readiness::Readiness;
+pub use readiness::{Readiness, Service};
 pub use routes::routes;
 pub use socket::WRITE_TIMEOUT;
 use tokio::sync::watch;
@@ -58,6 +58,8 @@ pub struct Edge {
     pub half_open: HalfOpen,
     /// Whether hellos can be answered.
     pub readiness: Readiness,
+    /// New sockets are refused: the node is about to stop.
+    pub refuses: AtomicBool,
     /// Set while sockets are to go.
     pub leaving: watch::Receiver<Option<Leave>>,
     /// Every socket's task.
