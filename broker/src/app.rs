@@ -5,7 +5,7 @@ mod chores;
 use std::error::Error;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use router::node::NodeKey;
 use router::redis::{Inbox, Redis};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +36,8 @@ use crate::telemetry::Metrics;
 
 /// Sockets closed per second when there are few: a desk's broker stops at once.
 const FEW_PER_SECOND: u32 = 50;
+/// More than `DRAIN_ACCEPT_SECONDS` can be.
+const LONGEST_ACCEPT: Duration = Duration::from_mins(10);
 /// How long what was read from closed sockets may take to be executed.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -214,7 +217,7 @@ impl Running {
     fn start_chores(&self, claim: Box<dyn Claim>) {
         let (store, superseded) = (self.store.clone(), self.superseded.clone());
         self.chore(lifecycle::keep_claim(store, claim, self.nodes.is_some(), superseded));
-        self.edge.readiness.set_store_up(true);
+        self.edge.readiness.set_started();
         self.chore(canary(self.edge.clone(), self.store.clone(), self.nodes.clone()));
         self.chore(count_queue(self.edge.clone(), self.store.clone()));
         self.chore(retain(self.edge.clone(), self.store.clone()));
@@ -235,12 +238,17 @@ impl Running {
         };
         tracing::info!(superseded, "stopping");
         self.edge.readiness.set_draining();
+        let accepts_until = Instant::now() + self.accepts_for(config, superseded);
         let leave = self.goodbye(config, superseded, &mut signals).await;
         let spread = leave.spread;
         self.leaving.send_replace(Some(leave));
+        // A balancer sends new sockets until its next checks have failed.
+        let accepted =
+            lifecycle::wait(sleep_until(accepts_until), LONGEST_ACCEPT, &mut signals).await;
+        self.edge.refuses.store(true, Ordering::Relaxed);
         self.sockets.close();
-        let mut patient =
-            lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;
+        let mut patient = accepted
+            && lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;
         stop_accepting.cancel();
         self.chores.cancel();
         if let Some(nodes) = self.nodes.as_ref().filter(|_| !superseded) {
@@ -279,6 +287,12 @@ impl Running {
                 Leave { spread: self.spread(config.drain), close: close::SHUTTING_DOWN }
             }
         }
+    }
+
+    /// How long new sockets are still accepted. Where there are no other nodes, or this one must not
+    /// speak any more, there is no reason to.
+    fn accepts_for(&self, config: &Config, superseded: bool) -> Duration {
+        if self.nodes.is_some() && !superseded { config.drain_accept } else { Duration::ZERO }
     }
 
     /// A few sockets need no spreading.
@@ -336,7 +350,8 @@ fn edge_of(
         meshes,
         half_open: HalfOpen::new(config.half_open_per_address, edge::most_half_open()),
         unfinished: Unfinished::default(),
-        readiness: Readiness::default(),
+        readiness: Readiness::new(config.redis_url.is_some()),
+        refuses: AtomicBool::new(false),
         leaving,
         tasks,
         clock,

@@ -6,6 +6,7 @@
 
 mod args;
 mod audit;
+mod health;
 mod invite;
 mod keys;
 mod mesh;
@@ -85,6 +86,7 @@ pub async fn run(matches: &ArgMatches, reading: &Reading) -> Result<String, Fail
         Some(("mesh", matches)) => mesh::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("audit", matches)) => audit::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("status", matches)) => status::run(matches, &reading.config(Purpose::Tools)?).await,
+        Some(("health", _)) => health::run(&reading.config(Purpose::Tools)?).await,
         Some(("check-config", _)) => settings::check(reading),
         Some(("print-config", _)) => settings::print(reading),
         Some(("print-readme-table", _)) => Ok(crate::config::markdown()),

@@ -87,6 +87,18 @@ impl Nodes {
         self.redis.hears() && self.sight().fresh
     }
 
+    /// This node's `NODE_ID`.
+    pub fn name(&self) -> &str {
+        self.redis.me().id.as_str()
+    }
+
+    /// Whether another node says that its store takes writes.
+    pub fn others_reach_the_store(&self) -> bool {
+        let Sight { view, fresh, .. } = self.sight();
+        let reach = |node: &NodeKey| view.state(node) == Some(State::Serving);
+        fresh && view.others().any(reach)
+    }
+
     /// What this node says of itself from now on. A node that is going away does not change its
     /// mind.
     pub fn set_state(&self, state: State) {

@@ -91,6 +91,8 @@ pub struct Config {
     pub lease_grace: Duration,
     /// Over how long a stopping node spreads the closing of its sockets.
     pub drain: Duration,
+    /// How long a draining node of a cluster still accepts sockets.
+    pub drain_accept: Duration,
     /// This node's name.
     pub node_id: Arc<str>,
     /// What Fly.io calls the machine it runs on.
@@ -180,6 +182,7 @@ impl Config {
             offline_direct: OfflineDirect::Reject,
             lease_grace: Duration::ZERO,
             drain: Duration::ZERO,
+            drain_accept: Duration::ZERO,
             node_id: "".into(),
             fly_machine_id: None,
             region: None,

@@ -21,7 +21,7 @@ mod upgrade;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 pub use accept::{CONNECTION_TIME, HALF_OPEN_MOST, REQUEST_TIMEOUT, accept, most_half_open};
@@ -30,7 +30,7 @@ use axum::http::HeaderName;
 pub use half_open::HalfOpen;
 pub use metered::{UNFINISHED_BEFORE_HELLO, UNFINISHED_BYTES, UNFINISHED_FREE, Unfinished};
 use protocol::Close;
-pub use readiness::Readiness;
+pub use readiness::{Readiness, Service};
 pub use routes::routes;
 pub use socket::{MESSAGE_TIMEOUT, WRITE_TIMEOUT};
 use tokio::sync::watch;
@@ -65,6 +65,8 @@ pub struct Edge {
     pub unfinished: Unfinished,
     /// Whether hellos can be answered.
     pub readiness: Readiness,
+    /// New sockets are refused: the node is about to stop.
+    pub refuses: AtomicBool,
     /// Set while sockets are to go.
     pub leaving: watch::Receiver<Option<Leave>>,
     /// Every socket's task.

@@ -44,6 +44,9 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+/// For so many seconds what a node has said of itself counts ([`Store::share_health`]).
+pub const HEALTH_FRESH_S: i64 = 5;
+
 /// Held as long as a process runs meshes on a store it does not share; see [`Store::claim`].
 #[async_trait]
 pub trait Claim: Send + Sync {
@@ -75,6 +78,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Microseconds since the Unix epoch, by the store's clock: all nodes have the same.
     async fn clock(&self) -> Result<u64, StoreError>;
+
+    /// Says whether this node of a cluster reaches Redis; answers whether another node that said so
+    /// in the last [`HEALTH_FRESH_S`] seconds does.
+    async fn share_health(&self, node: &str, reaches_redis: bool) -> Result<bool, StoreError>;
 
     /// This node is alive: notes the time by the store's clock. Called while leases are in grace.
     /// `node`, here and in [`Store::activate`], names one incarnation: were a restarted process to

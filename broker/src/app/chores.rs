@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::cluster::Nodes;
-use crate::edge::{Edge, Leave};
+use crate::edge::{Edge, Leave, Service};
 use crate::model::ENVELOPE_TTL_MS;
 use crate::seat::handle::Directory;
 use crate::store::{Store, StoreError};
@@ -51,12 +51,16 @@ pub(super) async fn canary(edge: Arc<Edge>, store: Arc<dyn Store>, nodes: Option
         if up && let Ok(micros) = store.clock().await {
             edge.clock.follow(i64::try_from(micros / 1_000).unwrap_or(i64::MAX));
         }
-        edge.readiness.set_store_up(up);
+        let now = edge.clock.now().mono;
+        edge.readiness.set_reached(now, Service::Store, up);
         edge.metrics.set_db_healthy(up);
         failed_since = if up { None } else { failed_since.or(Some(asked)) };
         if let Some(nodes) = &nodes {
             let blind = failed_since.is_some_and(|at| at.elapsed() >= STORE_BLIND);
             nodes.set_state(if blind { State::StoreBlind } else { State::Serving });
+            if up && let Ok(others) = store.share_health(nodes.name(), nodes.is_well()).await {
+                edge.readiness.set_others_reach(Service::Redis, others);
+            }
         }
     }
 }
@@ -113,7 +117,9 @@ pub(super) async fn watch_cluster(edge: Arc<Edge>, nodes: Arc<Nodes>) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        edge.readiness.set_cut_off(!nodes.is_well());
+        let now = edge.clock.now().mono;
+        edge.readiness.set_reached(now, Service::Redis, nodes.is_well());
+        edge.readiness.set_others_reach(Service::Store, nodes.others_reach_the_store());
     }
 }
 

@@ -36,6 +36,10 @@ pub fn command() -> Command {
         .subcommand(status())
         .subcommand(audit())
         .subcommand(
+            Command::new("health")
+                .about("Ask the node on this machine whether it runs; exit code 1 if it does not"),
+        )
+        .subcommand(
             Command::new("check-config")
                 .about("Check every setting and say all that is wrong, with how to mend it"),
         )

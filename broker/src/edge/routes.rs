@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Extension, Request, State};
@@ -14,6 +15,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::half_open::Place;
+use super::readiness::{Service, Verdict};
 use super::socket::Connection;
 use super::upgrade::Upgrade;
 use super::{Edge, address, posts};
@@ -35,6 +37,7 @@ pub fn routes(edge: Arc<Edge>) -> Router {
         .route("/ws", get(upgrade))
         .route("/health", get(health))
         .route("/health/ready", get(ready))
+        .route("/health/full", get(full))
         .route("/metrics", get(metrics))
         .route("/hook/set-status", post(posts::hook))
         .route("/join", post(posts::join))
@@ -55,7 +58,7 @@ async fn upgrade(
         return replay;
     }
     let Some(upgrade) = Upgrade::of(&mut parts) else { return not_found().await };
-    if edge.readiness.draining() {
+    if edge.refuses.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is going away").into_response();
     }
     let from = address::client(&parts.headers, edge.address_header.as_ref(), peer);
@@ -95,10 +98,9 @@ fn replay(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> Option<Response> {
 }
 
 async fn health(State(edge): State<Arc<Edge>>) -> Response {
-    let db = if edge.readiness.store_up() { "up" } else { "down" };
     Json(json!({
         "status": "ok",
-        "db": db,
+        "db": up(&edge, Service::Store),
         "version": env!("CARGO_PKG_VERSION"),
         "gitSha": edge.git_sha,
         "uptime": edge.clock.now().mono / 1000,
@@ -107,19 +109,43 @@ async fn health(State(edge): State<Arc<Edge>>) -> Response {
 }
 
 async fn ready(State(edge): State<Arc<Edge>>) -> Response {
-    match edge.readiness.reason() {
-        None => Json(json!({
+    let now = edge.clock.now().mono;
+    match edge.readiness.verdict(now) {
+        Verdict::Ready { degraded } => Json(json!({
             "status": "ready",
+            "degraded": degraded,
             "version": env!("CARGO_PKG_VERSION"),
             "gitSha": edge.git_sha,
-            "uptime": edge.clock.now().mono / 1000,
+            "uptime": now / 1000,
         }))
         .into_response(),
-        Some(reason) => {
+        Verdict::NotReady(reason) => {
             let body = Json(json!({ "status": "not_ready", "reason": reason }));
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
         }
     }
+}
+
+/// For alerts: 503 if anything is wrong, shared or not.
+async fn full(State(edge): State<Arc<Edge>>) -> Response {
+    let verdict = edge.readiness.verdict(edge.clock.now().mono);
+    let fine = verdict == Verdict::Ready { degraded: Vec::new() };
+    let status = if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let redis = edge.readiness.is_clustered().then(|| up(&edge, Service::Redis));
+    let body = json!({
+        "status": if fine { "ok" } else { "failing" },
+        "db": up(&edge, Service::Store),
+        "redis": redis,
+        "reason": match verdict {
+            Verdict::NotReady(reason) => Some(reason),
+            Verdict::Ready { .. } => None,
+        },
+    });
+    (status, Json(body)).into_response()
+}
+
+fn up(edge: &Edge, service: Service) -> &'static str {
+    if edge.readiness.reaches(service) { "up" } else { "down" }
 }
 
 async fn metrics(State(edge): State<Arc<Edge>>) -> Response {

@@ -103,6 +103,10 @@ impl Store for Postgres {
         health::claim(&self.options, shared).await
     }
 
+    async fn share_health(&self, node: &str, reaches_redis: bool) -> Result<bool, StoreError> {
+        health::share_health(self, node, reaches_redis).await
+    }
+
     async fn clock(&self) -> Result<u64, StoreError> {
         health::clock(self).await
     }

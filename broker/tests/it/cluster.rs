@@ -3,6 +3,7 @@
 
 mod failures;
 mod leaving;
+mod readiness;
 
 use serde_json::json;
 

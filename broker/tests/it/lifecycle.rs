@@ -171,3 +171,15 @@ async fn wrong_settings_are_refused_all_at_once() {
     })
     .await;
 }
+
+/// As a container's health check asks.
+#[tokio::test]
+async fn health_says_whether_a_node_answers() {
+    let mut node = Node::start(Kind::Sqlite, &[]).await;
+    let port = node.address().rsplit(':').next().unwrap().to_owned();
+    let told = node.run(&["health", "--broker-port", &port]).await;
+    assert!(String::from_utf8(told).unwrap().contains("answers"));
+    node.kill();
+    let (code, text) = node.run_to_fail(&["health", "--broker-port", &port]).await;
+    assert!(code == 1 && text.contains("no healthy broker"), "{code}: {text}");
+}

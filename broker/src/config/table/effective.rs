@@ -294,6 +294,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..BEHAVIOUR
     },
     Setting {
+        name: "DRAIN_ACCEPT_SECONDS",
+        default: Default::Is("4"),
+        what: "Seconds for which a stopping node of a cluster, unready already, still accepts new \
+               sockets: two checks of the balancer in front",
+        set: |c, text| seconds(text, 0..=LONGEST_DRAIN_SECONDS).map(|t| c.drain_accept = t),
+        ..BEHAVIOUR
+    },
+    Setting {
         name: "FLY_MACHINE_ID",
         what: "As Fly.io sets it. With it and `REDIS_URL`, an upgrade at `/ws?mesh=ID` is replayed at the \
                node that runs the mesh, which spares its messages two hops",

@@ -85,6 +85,9 @@ impl Store for Scripted {
     async fn claim(&self, _: bool) -> Result<Option<Box<dyn Claim>>, StoreError> {
         unimplemented!()
     }
+    async fn share_health(&self, _: &str, _: bool) -> Result<bool, StoreError> {
+        unimplemented!()
+    }
     async fn clock(&self) -> Result<u64, StoreError> {
         unimplemented!()
     }

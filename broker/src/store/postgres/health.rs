@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection, Row};
 use super::error::{bounded, classify, unstored};
 use super::session::{self, READ_LIMIT};
 use super::{Postgres, read};
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, HEALTH_FRESH_S, StoreError};
 
 /// Longest wait for our own and other nodes' migrations together.
 const MIGRATE_LIMIT: Duration = Duration::from_mins(2);
@@ -111,6 +111,22 @@ pub(super) async fn beat(store: &Postgres, node: &str) -> Result<(), StoreError>
     );
     read!(store, "noting that the node is alive", query.bind(node), execute);
     Ok(())
+}
+
+pub(super) async fn share_health(
+    store: &Postgres,
+    node: &str,
+    reaches_redis: bool,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar::<_, bool>(
+        "WITH said AS (
+             INSERT INTO broker.node_health (node, reaches_redis, said_at) VALUES ($1, $2, now())
+             ON CONFLICT (node) DO UPDATE SET reaches_redis = $2, said_at = now())
+         SELECT EXISTS (SELECT FROM broker.node_health
+             WHERE node <> $1 AND reaches_redis AND said_at > now() - $3::bigint * interval '1 second')",
+    );
+    let query = query.bind(node).bind(reaches_redis).bind(HEALTH_FRESH_S);
+    Ok(read!(store, "saying whether Redis is reached", query, fetch_one))
 }
 
 /// The lock lives as long as this connection, which nothing else uses.

@@ -46,6 +46,9 @@ pub(super) async fn retain(store: &Postgres, before: i64) -> Result<Retained, St
     // counts none of the time before its next owner.
     let forget = sqlx::query("DELETE FROM broker.node WHERE beat_at < now() - interval '7 days'");
     read!(store, "forgetting nodes", forget, execute);
+    let forget =
+        sqlx::query("DELETE FROM broker.node_health WHERE said_at < now() - interval '1 day'");
+    read!(store, "forgetting what nodes said", forget, execute);
     // As long as an edge may ask again, and much longer.
     let forget = sqlx::query("DELETE FROM broker.command WHERE done_at < now() - interval '1 day'");
     read!(store, "forgetting commands", forget, execute);

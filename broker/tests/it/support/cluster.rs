@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::node::{Ground, Kind, Mesh, Node};
 use super::peer::{Hello, TestPeer, fresh_key};
+use super::postgres;
+use super::proxy::ChaosProxy;
 use super::redis::Server;
 use super::until;
 
@@ -20,8 +22,21 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// So many nodes, `n0` first, all ready.
     pub(crate) async fn of(count: usize, settings: &[(&str, &str)]) -> Self {
+        Self::on(Ground::new(Kind::Postgres).await, count, settings).await
+    }
+
+    /// Likewise, with a proxy before the database.
+    pub(crate) async fn through(
+        count: usize,
+        proxy: &ChaosProxy,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let ground = Ground::through(postgres::Server::shared(), proxy.port()).await;
+        Self::on(ground, count, settings).await
+    }
+
+    async fn on(ground: Arc<Ground>, count: usize, settings: &[(&str, &str)]) -> Self {
         let redis = tokio::task::spawn_blocking(|| Arc::new(Server::new())).await.unwrap();
-        let ground = Ground::new(Kind::Postgres).await;
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let settings = settings.collect();
         let mut cluster = Self { redis, nodes: Vec::new(), ground, settings };
@@ -45,6 +60,7 @@ impl Cluster {
             ("NODE_ID", name),
             ("NODE_HEARTBEAT_MS", "100"),
             ("NODE_TTL_MS", "2000"),
+            ("DRAIN_ACCEPT_SECONDS", "0"),
         ];
         let common = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings: Vec<_> = own.into_iter().chain(common).chain(more.iter().copied()).collect();
