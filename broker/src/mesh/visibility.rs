@@ -1,9 +1,9 @@
 //! Telling peers who can be seen.
 //!
 //! A peer may hide and show itself as often as it asks, and is answered at once. Its mates are told
-//! when that differs from what they were told last; of one member, no more often than [`EVENTS`]
-//! says, since each event goes to every connection of the mesh. What was held back is told as it is
-//! by then, or not at all if it is as it was.
+//! each time, but of one member no more often than [`EVENTS`] says, since each event goes to every
+//! connection of the mesh. What was held back is told as it is by then, or not at all if that is what
+//! they were told last.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use protocol::MemberId;
 
 use super::io::{Effect, Ms, Now};
 use super::limits::{Buckets, Rate};
-use super::roster::LeaseNo;
+use super::roster::{Lease, LeaseNo};
 use super::state::Mesh;
 
 /// How often one member's sessions may be announced as hidden or shown.
@@ -46,13 +46,11 @@ impl Visibility {
 }
 
 impl Mesh {
-    /// Whether a lease can be seen may have changed, durably.
+    /// A peer has said whether it can be seen, durably.
     pub(super) fn announce_visibility(&mut self, now: Now, no: LeaseNo) {
         let Some(lease) = self.roster.get(no).filter(|lease| lease.is_eligible()) else { return };
-        let visible = lease.record.visible;
-        if lease.visible_to_others == visible {
-            self.visibility.held_back.remove(&no);
-        } else if self.visibility.rate.take(&lease.record.member, now.mono) {
+        if self.visibility.rate.take(&lease.record.member, now.mono) {
+            let visible = lease.record.visible;
             self.visibility.held_back.remove(&no);
             self.tell_visibility(now, no, visible);
         } else {
@@ -77,7 +75,10 @@ impl Mesh {
         if self.visibility.retry_at.is_some_and(|at| at <= now.mono) {
             self.visibility.retry_at = None;
             for no in std::mem::take(&mut self.visibility.held_back) {
-                self.announce_visibility(now, no);
+                let differs = |lease: &Lease| lease.visible_to_others != lease.record.visible;
+                if self.roster.get(no).is_some_and(differs) {
+                    self.announce_visibility(now, no);
+                }
             }
         }
     }

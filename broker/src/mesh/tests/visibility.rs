@@ -32,14 +32,15 @@ fn events(scene: &mut Scene) -> Vec<String> {
 }
 
 #[test]
-fn what_others_know_already_is_not_announced() {
+fn what_others_know_already_is_not_announced_late() {
     let mut scene = watched();
-    show(&mut scene, true);
+    for _ in 0..30 {
+        show(&mut scene, false);
+    }
+    assert_eq!(events(&mut scene), ["peer_hidden"; 20]);
+    assert_eq!(scene.results().len(), 30, "each is answered");
+    live(&mut scene, 5_000);
     assert!(events(&mut scene).is_empty());
-    show(&mut scene, false);
-    show(&mut scene, false);
-    assert_eq!(events(&mut scene), ["peer_hidden"]);
-    assert_eq!(scene.results().len(), 3, "each is answered");
 }
 
 /// Each event goes to every connection of the mesh: a loop must not cost that.
@@ -57,7 +58,6 @@ fn a_peer_that_hides_in_a_loop_is_announced_at_a_rate() {
     live(&mut scene, 3_000);
     let told = [told, events(&mut scene)].concat();
     assert_eq!(told.last().map(String::as_str), Some("peer_hidden"), "how it is in the end");
-    assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
 }
 
 /// The same owner begins another epoch: what it held back it still announces.
