@@ -100,7 +100,7 @@ impl World {
         let normal = pushes(effects).find(|(_, envelope)| envelope.lane() == Lane::Normal);
         let normal = normal.map(|(_, envelope)| envelope.clone());
         let Some(envelope) = normal else { return Vec::new() };
-        let peers = self.peers(process, effects);
+        let peers = self.peers(process);
         let busy = peers.iter().find(|peer| peer.status != Status::Idle);
         let client = busy.and_then(|p| self.clients.iter().find(|c| c.session_id == p.session_id));
         let conn = client.and_then(|client| self.conn(client.socket?));

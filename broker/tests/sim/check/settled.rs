@@ -100,7 +100,7 @@ fn drained(world: &mut World, failures: &mut Vec<String>) {
     let Some(owner) = world.owner() else {
         return failures.push("P2: nobody runs the mesh".to_owned());
     };
-    let peers = world.peers(owner, &mut Vec::new());
+    let peers = world.peers(owner);
     let busy: BTreeSet<_> = peers
         .iter()
         .filter(|peer| peer.status != Status::Idle)

@@ -12,10 +12,10 @@ use crate::world::WORKING_MS;
 /// A word may wait behind others of its connection.
 const WORD_SLACK_MS: u64 = 15_000;
 
-/// Of a row of `peers_list`, what is judged.
+/// Of a lease's row, what is judged.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct SeenPeer {
+    pub(crate) visible: bool,
     pub(crate) session_id: String,
     pub(crate) status: Status,
 }

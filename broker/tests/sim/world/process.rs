@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use broker::mesh::io::{Command, ConnId, Held, Input, Now, Numbered, ToEdge};
+use broker::mesh::Mesh;
+use broker::mesh::io::{ConnId, Held, Input, Now, ToEdge};
 use broker::model::{Envelope, Outcome};
 use broker::seat::item::{Down, FromOwner, Item, ToOwner};
 use broker::seat::{Seat, SeatEffect, SeatInput, Sight};
 use protocol::MeshId;
-use protocol::client::{Request, Verb};
-use protocol::server::{Frame, Row};
+use protocol::server::Frame;
 
 use super::{Event, Mode, Work, World, skew};
 use crate::check::{Outlet, SeenPeer};
@@ -209,7 +209,7 @@ impl World {
             }
         }
         if !disturbed.is_empty() {
-            let peers = self.peers(id, effects);
+            let peers = self.peers(id);
             self.check.disturbed(self.now, &disturbed, &peers);
         }
     }
@@ -228,33 +228,11 @@ impl World {
     }
 
     /// Everybody visible, as the owner sees them now.
-    pub(crate) fn peers(&mut self, id: u64, effects: &mut Vec<SeatEffect>) -> Vec<SeenPeer> {
-        let now = self.time(id);
-        let conn = ConnId { process: id, number: u64::MAX - self.fresh() };
-        let sight = self.sight(id);
-        let Some(epoch) = self.speaks_under(id) else { return Vec::new() };
-        let Some(process) = self.processes.get_mut(&id) else { return Vec::new() };
-        let command = Arc::new(Command::Request(Request { verb: Verb::ListPeers, req_id: None }));
-        let asked = Numbered { conn, epoch, base: 0, number: 0, command };
-        let inputs = [Input::Command(asked), Input::Lost(conn)];
-        for input in inputs {
-            process.seat.apply(now, &sight, SeatInput::Local(input));
-        }
-        let mut seen = Vec::new();
-        for effect in process.seat.drain(now, &sight) {
-            match effect {
-                SeatEffect::Tell(
-                    to,
-                    ToEdge::Result { frame: Some(Frame::PeersList { peers, .. }), .. },
-                ) if to == [conn] => {
-                    let row =
-                        |row: &Row| serde_json::from_str(row.as_str()).expect("a row is JSON");
-                    seen = peers.iter().map(row).collect();
-                }
-                other => effects.push(other),
-            }
-        }
-        seen
+    pub(crate) fn peers(&self, id: u64) -> Vec<SeenPeer> {
+        let mesh = self.processes.get(&id).and_then(|process| process.seat.mesh());
+        let rows = mesh.map(Mesh::lease_rows).unwrap_or_default();
+        let seen = rows.iter().map(|row| serde_json::from_str(&row.body).expect("a row is JSON"));
+        seen.filter(|peer: &SeenPeer| peer.visible).collect()
     }
 
     pub(super) fn carry_out(&mut self, id: u64, effect: SeatEffect) {
