@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Conformance(Conformance),
     /// Starts a cluster of its own, breaks it in every way it knows, and judges what clients saw.
     Chaos(Chaos),
+    /// Signs hellos for k6, on this machine alone, until it is ended.
+    Signer(Signer),
     /// Judges the log of an earlier run of `chaos`.
     ChaosCheck {
         /// The run's `log.jsonl`.
@@ -109,6 +112,19 @@ pub(crate) struct Idle {
     /// Report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Signer {
+    /// As for `burst`.
+    #[arg(long)]
+    pub(crate) mesh: PathBuf,
+    /// Where to listen: an address of this machine's own.
+    #[arg(long, default_value = "127.0.0.1:7999")]
+    pub(crate) listen: SocketAddr,
+    /// What whoever asks must show, as `Authorization: Bearer TOKEN`.
+    #[arg(long)]
+    pub(crate) token: String,
 }
 
 #[derive(Debug, Clone, Args)]

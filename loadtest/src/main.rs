@@ -17,6 +17,7 @@ mod pipe;
 mod plan;
 mod process;
 mod report;
+mod signer;
 mod stats;
 mod tally;
 mod traffic;
@@ -89,6 +90,7 @@ fn run(cli: cli::Cli) -> Result<bool, Error> {
         cli::Command::ChaosCheck { file, json } => {
             chaos::check_file(&file).map(|report| report.print(json))
         }
+        cli::Command::Signer(signer) => runtime.block_on(signer::run(&signer)).map(|()| true),
         cli::Command::Conformance(suite) => {
             runtime.block_on(conformance::run(&suite)).map(|report| report.print(suite.json))
         }

@@ -104,10 +104,12 @@ fn whoever_came_and_went_meanwhile_is_nobodys_news() {
     live(&mut scene, 88_500);
     scene.greet(4, "ben");
     assert_eq!(told(&mut scene, 4), [pair("peer_joined", "eve")], "eve may be back");
+    pong(&mut scene);
     close(&mut scene, 4, true);
     live(&mut scene, 2_000);
     scene.greet(5, "ben");
     assert_eq!(told(&mut scene, 5), [pair("peer_left", "eve")]);
+    pong(&mut scene);
     close(&mut scene, 5, true);
     scene.greet(6, "dan");
     scene.mesh.limits.grace_ms = 1_000;

@@ -100,6 +100,11 @@ impl Cluster {
             let hello = Hello::member(&mesh, members[0]).with(&once);
             TestPeer::join(&self.nodes[owner], hello).await.leave().await;
             if self.owner(&mesh).await == Some(owner) {
+                // Its place, too, is free once its departure is durable.
+                until("the command has left", async || {
+                    self.status(&["--mesh", &mesh.id]).await["presences"] == 0
+                })
+                .await;
                 return mesh;
             }
         }
