@@ -102,7 +102,8 @@ impl Cluster {
             if self.owner(&mesh).await == Some(owner) {
                 // Its place, too, is free once its departure is durable.
                 until("the command has left", async || {
-                    self.status(&["--mesh", &mesh.id]).await["presences"] == 0
+                    let status = self.status(&["--mesh", &mesh.id]).await;
+                    (&status["sessions"], &status["in_grace"]) == (&json!(0), &json!(0))
                 })
                 .await;
                 return mesh;
