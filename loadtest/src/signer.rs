@@ -45,7 +45,9 @@ struct Wanted {
 pub(crate) async fn run(options: &Signer) -> Result<(), Error> {
     let mesh = Mesh::read(&options.mesh)?;
     if !options.listen.ip().is_loopback() {
-        return Err(Error::Options("--listen: secret keys are used there: only this machine's own"));
+        return Err(Error::Options(
+            "--listen: secret keys are used there: only this machine's own",
+        ));
     }
     if options.token.is_empty() {
         return Err(Error::Options("--token: must not be empty"));

@@ -179,6 +179,7 @@ pub(crate) struct Socket {
     /// When it last began to stall.
     pub(crate) stalled_at: Option<u64>,
     /// When its hello was answered, last.
+    opened_at: u64,
     pub(crate) greeted_at: Option<u64>,
     /// Hellos that it has not been answered yet, and when they were said.
     pub(crate) hellos: VecDeque<(u64, String)>,

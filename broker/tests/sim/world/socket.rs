@@ -14,6 +14,9 @@ use super::{Down, Event, Socket, Up, World, next_conn, skew};
 use crate::client::MESH;
 use crate::faults::Planted;
 
+/// The clocks of two nodes may differ by so much.
+const SKEW_MS: u64 = 500;
+
 impl World {
     pub(crate) fn connect(&mut self, client: usize) -> Option<u64> {
         let process = self.pick_node()?;
@@ -27,6 +30,7 @@ impl World {
             client,
             identity: self.clients[client].identity,
             session,
+            opened_at: self.now,
             client_end: true,
             stalled: false,
             stalled_at: None,
@@ -203,13 +207,16 @@ impl World {
         self.plants(Planted::MissedUntold) && greeted_at.is_some_and(|at| self.now <= at + 2)
     }
 
-    /// Nobody is displaced but by a later hello of its own.
+    /// Nobody is displaced but by a later hello of its own; or by one of a socket that was opened so
+    /// little before that the clocks of two nodes cannot tell.
     fn judge_close(&mut self, socket: u64, close: Close) {
         if close != close::SESSION_REPLACED {
             return;
         }
+        let own = &self.sockets[&socket];
         let newer = self.sockets.iter().filter(|(id, state)| {
-            **id > socket && state.identity == self.sockets[&socket].identity
+            let later = **id > socket || state.opened_at + SKEW_MS > own.opened_at;
+            **id != socket && later && state.identity == own.identity
         });
         if newer.count() == 0 {
             let now = self.now;
