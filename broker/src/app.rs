@@ -241,11 +241,12 @@ impl Running {
         let accepts_until = Instant::now() + self.accepts_for(config, superseded);
         let leave = self.goodbye(config, superseded, &mut signals).await;
         let spread = leave.spread;
-        self.leaving.send_replace(Some(leave));
-        // A balancer sends new sockets until its next checks have failed.
+        // A balancer sends new sockets until its next checks have failed. They are served until then,
+        // and those that are closed would come back here before.
         let accepted =
             lifecycle::wait(sleep_until(accepts_until), LONGEST_ACCEPT, &mut signals).await;
         self.edge.refuses.store(true, Ordering::Relaxed);
+        self.leaving.send_replace(Some(leave));
         self.sockets.close();
         let mut patient = accepted
             && lifecycle::wait(self.sockets.wait(), spread + LAST_WORDS, &mut signals).await;

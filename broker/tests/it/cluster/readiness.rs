@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::support::cluster::Cluster;
 use crate::support::node::Node;
+use crate::support::peer::TestPeer;
 use crate::support::proxy::ChaosProxy;
-use crate::support::socket::Socket;
 use crate::support::until;
 
 /// Status, `degraded` and `reason` of `/health/ready`, and the status of `/health/full`.
@@ -70,11 +70,17 @@ async fn without_a_store_all_nodes_are_ready_and_degraded() {
 /// Balancers send new sockets until their checks have failed.
 #[tokio::test]
 async fn a_stopping_node_accepts_sockets_for_a_while() {
-    let mut cluster = Cluster::of(2, &[("DRAIN_ACCEPT_SECONDS", "3")]).await;
+    let mut cluster = Cluster::of(2, &[("DRAIN_ACCEPT_SECONDS", "5")]).await;
+    let mesh = cluster.nodes[0].mesh("red", &["ana", "ben"]).await;
     cluster.nodes[0].signal("TERM");
     until("it is not ready", async || health(&cluster.nodes[0]).await.0 == 503).await;
-    // Not refused, and told to go elsewhere.
-    let mut socket = Socket::open(&cluster.nodes[0].address()).await;
-    assert_eq!(socket.close_frame().await, (1001, "shutting down".to_owned()));
+    let mut ana = TestPeer::session(&cluster.nodes[0], &mesh, "ana").await;
+    let mut ben = TestPeer::session(&cluster.nodes[1], &mesh, "ben").await;
+    ana.send(&ben, "in time").await.acknowledged();
+    assert_eq!(ben.next().await, "in time");
+    assert_eq!(ana.close_frame().await, (1001, "shutting down".to_owned()));
+    let presence = ana.presence();
+    ana.move_to(&cluster.nodes[1]).await;
+    assert_eq!(ana.presence(), presence);
     assert_eq!(cluster.nodes[0].ended().await, Some(0));
 }
