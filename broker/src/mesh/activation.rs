@@ -121,7 +121,6 @@ impl Mesh {
             let Some(lease) = self.roster.get_mut(no) else { continue };
             if let Some(old) = before.remove(&lease.presence) {
                 (lease.arrived, lease.shown) = (old.arrived, old.shown);
-                lease.visible_to_others = old.visible_to_others;
                 if lease.conn().is_none() && old.listening().is_none() {
                     lease.knowledge = old.knowledge;
                 }
@@ -153,7 +152,7 @@ impl Mesh {
                 }
             }
         }
-        let differs = |lease: &Lease| lease.visible_to_others != lease.record.visible;
+        let differs = |lease: &Lease| lease.shown.visible != lease.record.visible;
         let held_back = self.roster.iter().filter(|(_, lease)| differs(lease)).map(|(no, _)| no);
         self.visibility.begin_epoch(now.mono, held_back.collect());
         for (_, old) in before.into_iter().filter(|(_, old)| old.announced) {

@@ -31,7 +31,7 @@ pub(crate) fn presence(mesh: &MeshId, event: &'static str, lease: &Lease, now: N
     }
     let origin = match event {
         "peer_visible" | "peer_hidden" => {
-            let at = lease.shown;
+            let at = lease.shown.at;
             format!("{event}|{}|{}|{}", lease.presence, at.epoch, at.number)
         }
         "peer_joined" | "peer_returned" => format!("peer_joined|{}", lease.presence),

@@ -172,7 +172,7 @@ impl Mesh {
                 continue;
             }
             let shown = if subject.record.visible { "peer_visible" } else { "peer_hidden" };
-            let happened = [(subject.shown, shown), (subject.arrived, subject.arrival())];
+            let happened = [(subject.shown.at, shown), (subject.arrived, subject.arrival())];
             for (at, event) in happened {
                 if known < at && concerns(event, &subject.told(), lease) {
                     let frame = events::presence(&self.id, event, subject, now);

@@ -114,6 +114,14 @@ pub(crate) enum Hold {
     Leaving,
 }
 
+/// Whether others were told that a lease can be seen, and when they were; never, if that has not
+/// changed since it came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    pub(crate) at: Generation,
+    pub(crate) visible: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) presence: PresenceId,
@@ -125,10 +133,8 @@ pub(crate) struct Lease {
     pub(crate) announced: bool,
     /// When they were told.
     pub(crate) arrived: Generation,
-    /// When they were last told whether it can be seen.
-    pub(crate) shown: Generation,
-    /// What they were told then, or when it came.
-    pub(crate) visible_to_others: bool,
+    /// What they know of whether it can be seen.
+    pub(crate) shown: Shown,
     /// What its own peer has been told.
     pub(crate) knowledge: Knowledge,
     /// Its hello has been answered, once at least.
@@ -165,8 +171,7 @@ impl Lease {
         Self {
             presence,
             arrived: record.came,
-            shown: Generation::default(),
-            visible_to_others: record.visible,
+            shown: Shown { at: Generation::default(), visible: record.visible },
             knowledge: Knowledge::default(),
             record,
             hold,

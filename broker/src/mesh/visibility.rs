@@ -11,7 +11,7 @@ use protocol::MemberId;
 
 use super::io::{Effect, Ms, Now};
 use super::limits::{Buckets, Rate};
-use super::roster::{Lease, LeaseNo};
+use super::roster::{Lease, LeaseNo, Shown};
 use super::state::Mesh;
 
 /// How often one member's sessions may be announced as hidden or shown.
@@ -62,7 +62,7 @@ impl Mesh {
     fn tell_visibility(&mut self, now: Now, no: LeaseNo, visible: bool) {
         let point = self.next_generation();
         if let Some(lease) = self.roster.get_mut(no) {
-            (lease.shown, lease.visible_to_others) = (point, visible);
+            lease.shown = Shown { at: point, visible };
         }
         let event = if visible { "peer_visible" } else { "peer_hidden" };
         if let Some((conns, frame)) = self.event(now, event, no) {
@@ -75,7 +75,7 @@ impl Mesh {
         if self.visibility.retry_at.is_some_and(|at| at <= now.mono) {
             self.visibility.retry_at = None;
             for no in std::mem::take(&mut self.visibility.held_back) {
-                let differs = |lease: &Lease| lease.visible_to_others != lease.record.visible;
+                let differs = |lease: &Lease| lease.shown.visible != lease.record.visible;
                 if self.roster.get(no).is_some_and(differs) {
                     self.announce_visibility(now, no);
                 }

@@ -110,7 +110,9 @@ fn replays_do_not_use_up_the_hellos_of_a_member() {
             _ => None,
         });
         let answer = Some(Answer::Identity(Some(Box::new(seen.clone()))));
-        tickets.into_iter().for_each(|t| scene.input(Input::Answer(t, answer.clone())));
+        for ticket in tickets {
+            scene.input(Input::Answer(ticket, answer.clone()));
+        }
     }
     assert_eq!(refused(&mut scene), ["replayed"; 40]);
     scene.greet_with(95, session("ana", "key", at(3)));
