@@ -135,7 +135,8 @@ mod tests {
     async fn nothing_is_signed_without_the_token() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, mesh(2), "right".to_owned()));
+        let mut servers = tokio::task::JoinSet::new();
+        servers.spawn(serve(listener, mesh(2), "right".to_owned()));
         let ask = async |token: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let body = r#"{"member":1,"session":true}"#;

@@ -78,11 +78,7 @@ impl World {
     }
 
     /// Answers what is to leave beside the effects.
-    pub(crate) fn forge_effects(
-        &mut self,
-        process: u64,
-        effects: &mut Vec<SeatEffect>,
-    ) -> Vec<Let> {
+    pub(crate) fn forge_effects(&mut self, process: u64, effects: &mut [SeatEffect]) -> Vec<Let> {
         match self.planted {
             Some(Planted::PushesSwapped) => swap_pushes(effects),
             Some(Planted::BusyDisturbed) => return self.disturb_busy(process, effects),
@@ -96,7 +92,7 @@ impl World {
         Vec::new()
     }
 
-    fn disturb_busy(&mut self, process: u64, effects: &mut Vec<SeatEffect>) -> Vec<Let> {
+    fn disturb_busy(&mut self, process: u64, effects: &mut [SeatEffect]) -> Vec<Let> {
         let normal = pushes(effects).find(|(_, envelope)| envelope.lane() == Lane::Normal);
         let normal = normal.map(|(_, envelope)| envelope.clone());
         let Some(envelope) = normal else { return Vec::new() };

@@ -177,7 +177,7 @@ impl World {
 
     /// What leaves must be allowed to, and disturb nobody who does not want to be. What the owner
     /// says of everybody's status is asked as a peer would ask.
-    fn judge(&mut self, id: u64, effects: &mut Vec<SeatEffect>, forged: &[Let]) {
+    fn judge(&mut self, id: u64, effects: &mut [SeatEffect], forged: &[Let]) {
         let mut all = self.letting(id, effects);
         all.extend_from_slice(forged);
         let mut disturbed = Vec::new();
