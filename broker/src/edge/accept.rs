@@ -1,6 +1,6 @@
 //! Accepting connections: bounds and timeouts before a request is understood.
 //!
-//! Whoever connects needs no credentials, and each connection costs a file descriptor. Guarantees:
+//! A client needs no credentials to connect, and each connection costs a file descriptor. Guarantees:
 //! a connection has a place in [`HalfOpen`](super::HalfOpen) from its first moment, or is closed at
 //! once; it gives the place back when a hello is accepted, or when it ends; unless it becomes a
 //! WebSocket it ends after [`CONNECTION_TIME`], whatever it does. Accepting goes on when the

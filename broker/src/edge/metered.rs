@@ -32,7 +32,7 @@ const SMALL: u64 = 128;
 pub const UNFINISHED_FREE: usize = 16 * 1024;
 /// Bytes beyond that of all unfinished messages of a node: thirty of the largest at once, or half
 /// as many if they come in fragments, which are kept twice. Each is
-/// on its way for a moment only, and whoever is refused comes back.
+/// in flight for a moment only, and a client that is refused retries.
 pub const UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
 /// The part of it that messages before a hello may fill, so that outsiders leave room for peers.
 pub const UNFINISHED_BEFORE_HELLO: usize = UNFINISHED_BYTES / 4;

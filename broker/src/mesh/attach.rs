@@ -39,7 +39,7 @@ pub(crate) struct Arrival {
 impl Mesh {
     /// Who is it? The store knows, and is asked each time: members are added and removed beside us.
     pub(super) fn arrive(&mut self, now: Now, conn: ConnId, number: u64, attach: &Attach) {
-        // Whoever shows another's hello must not use up what that member may say.
+        // A replay is refused before the rate limit, which is its member's.
         if self.seen.is_taken(&attach.signature, conn, now.mono) {
             return self.replayed(conn, number);
         }

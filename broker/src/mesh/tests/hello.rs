@@ -84,7 +84,7 @@ fn a_second_hello_is_as_old_as_its_socket_however_long_that_was_open() {
     assert!(scene.mesh.roster.of_conn(conn(1)).is_some());
 }
 
-/// Whoever has recorded a hello shows it again and again: that costs its member nothing.
+/// Replays of a captured hello must not use up its member's rate.
 #[test]
 fn replays_do_not_use_up_the_hellos_of_a_member() {
     let mut scene = Scene::with(Limits { hello_rate: 60, ..LIMITS });

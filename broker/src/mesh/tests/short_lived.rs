@@ -18,7 +18,7 @@ fn a_command_that_is_gone_at_once_is_nobodys_news_in_a_new_epoch_either() {
     assert!(told.is_empty());
 }
 
-/// An owner has died, and whoever was connected there comes to the heir, which remembers nothing.
+/// After failover the new owner knows of announcements only what edges report.
 #[test]
 fn whom_any_edge_knows_is_not_announced_to_those_whose_edge_has_died() {
     let mut first = Scene::new();
@@ -27,22 +27,22 @@ fn whom_any_edge_knows_is_not_announced_to_those_whose_edge_has_died() {
     let (held, leases) = (first.attached(), first.stored());
     let told: Vec<_> = first.mesh.roster.iter().map(|(_, lease)| lease.told()).collect();
 
-    let mut heir = Scene::new();
-    heir.input(Input::CommitUnknown);
+    let mut new_owner = Scene::new();
+    new_owner.input(Input::CommitUnknown);
     let activation = Activation { epoch: 9, leases, ..Activation::default() };
-    heir.activate(activation, Vec::new());
-    heir.greet(2, "ana");
+    new_owner.activate(activation, Vec::new());
+    new_owner.greet(2, "ana");
     let held = held.into_iter().filter(|held| held.conn == conn(100)).collect();
-    heir.input(Input::Announced(Edge { process: HERE + 1, held, told }));
-    heir.input(Input::AllAnnounced);
-    heir.now += ANNOUNCE_MS;
-    heir.input(Input::Tick);
-    let told = heir.take(|effect| match effect {
+    new_owner.input(Input::Announced(Edge { process: HERE + 1, held, told }));
+    new_owner.input(Input::AllAnnounced);
+    new_owner.now += ANNOUNCE_MS;
+    new_owner.input(Input::Tick);
+    let told = new_owner.take(|effect| match effect {
         Effect::News { events, .. } if !events.is_empty() => Some(events.clone()),
         _ => None,
     });
     assert!(told.is_empty(), "{told:?}");
-    assert!(heir.mesh.roster.iter().all(|(_, lease)| lease.announced));
+    assert!(new_owner.mesh.roster.iter().all(|(_, lease)| lease.announced));
 }
 
 /// Clients' probes stay for two seconds; what stays longer is a peer like any other.

@@ -7,7 +7,7 @@ use crate::support::cluster::Cluster;
 use crate::support::node::Node;
 use crate::support::peer::TestPeer;
 use crate::support::proxy::ChaosProxy;
-use crate::support::until;
+use crate::support::{until, until_within};
 
 /// Status, `degraded` and `reason` of `/health/ready`, and the status of `/health/full`.
 async fn health(node: &Node) -> (u16, String, u16) {
@@ -54,13 +54,14 @@ async fn without_a_store_all_nodes_are_ready_and_degraded() {
         .await;
     }
     // As long as it takes a node that is alone with that to be unready.
-    let until_then = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-    while tokio::time::Instant::now() < until_then {
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    until_within(std::time::Duration::from_secs(30), "that time is over", async || {
         for node in &cluster.nodes {
             assert_eq!(health(node).await.0, 200);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
+        tokio::time::Instant::now() >= end
+    })
+    .await;
     proxy.resume();
     for node in &cluster.nodes {
         until("all is well", async || health(node).await == (200, "[]".to_owned(), 200)).await;
