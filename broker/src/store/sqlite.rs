@@ -124,12 +124,12 @@ impl Store for Sqlite {
         Ok(claim.map(|claim| Box::new(claim) as Box<dyn Claim>))
     }
 
-    /// The file has no clock but its machine's.
     /// There are no others.
     async fn share_health(&self, _node: &str, _reaches_redis: bool) -> StoreResult<bool> {
         Ok(false)
     }
 
+    /// The file has no clock but its machine's.
     async fn clock(&self) -> StoreResult<u64> {
         Ok(u64::try_from(wall_ms()).unwrap_or(0) * 1_000)
     }

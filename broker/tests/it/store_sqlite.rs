@@ -19,6 +19,8 @@ use broker::store::{Store, StoreError};
 use protocol::client::Priority;
 use protocol::{MemberId, MeshId, MessageId};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -174,6 +176,31 @@ async fn two_processes_may_write_at_once() {
     tokio::join!(commits, creates);
     assert_eq!(file.store.meshes().await.unwrap().len(), 51);
     assert_eq!(other.queue_depth().await.unwrap(), 200);
+}
+
+/// A node and a command started with nothing there yet, as after an installation: both wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn processes_may_make_the_file_at_once() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let start = Arc::new(Barrier::new(6));
+        let mut opening = JoinSet::new();
+        for index in 0..6 {
+            let (path, start) = (place.file(), Arc::clone(&start));
+            opening.spawn(async move {
+                start.wait().await;
+                let store = Sqlite::open(&path).await?;
+                store.migrate().await?;
+                store.create_mesh(&mesh(&format!("blue-{index}"))).await?;
+                store.close().await;
+                Ok::<_, StoreError>(())
+            });
+        }
+        for opened in opening.join_all().await {
+            opened.unwrap();
+        }
+        assert_eq!(open(&place.file()).await.meshes().await.unwrap().len(), 6);
+    }
 }
 
 /// A writer that holds the file for longer than we wait: `Unavailable`, in bounded time, and

@@ -27,8 +27,8 @@ const WRITER_CACHE: &str = "-32768";
 /// Statements that are kept prepared: each in four sizes, with room.
 const STATEMENTS: usize = 200;
 
-/// How long to wait for another process that migrates.
-const MIGRATION: Duration = Duration::from_mins(1);
+/// How long to wait for another process that opens or migrates the file.
+const ALONE: Duration = Duration::from_mins(1);
 
 pub(super) static MIGRATIONS: Migrator = {
     let mut migrations = sqlx::migrate!("../migrations/sqlite");
@@ -78,6 +78,7 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 
 /// The one connection that writes.
 pub(super) async fn writer(path: &Path) -> StoreResult<SqlitePool> {
+    let _lock = alone(path).await?;
     let options = options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
@@ -123,20 +124,26 @@ pub(super) fn lock(path: &Path, name: &str) -> StoreResult<Option<Lock>> {
     }
 }
 
-/// One process at a time: sqlx takes no lock of its own for SQLite.
-pub(super) async fn migrate(path: &Path, writer: &SqlitePool) -> StoreResult<()> {
-    let migrate = async {
-        let _lock = loop {
+/// Waits until no other process opens or migrates the file: SQLite does not wait by itself when two
+/// turn a new file's log on, and sqlx takes no lock for migrations.
+async fn alone(path: &Path) -> StoreResult<Lock> {
+    let locked = async {
+        loop {
             match lock(path, "migrating")? {
-                Some(lock) => break lock,
+                Some(lock) => return Ok(lock),
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
-        };
-        let done = MIGRATIONS.run(writer).await;
-        done.map_err(|error| unavailable(format!("cannot migrate: {error}")))
+        }
     };
-    let late = |_| unavailable(format!("not migrated within {} s", MIGRATION.as_secs()));
-    tokio::time::timeout(MIGRATION, migrate).await.map_err(late)?
+    let late = |_| unavailable(format!("another process opens it since {} s", ALONE.as_secs()));
+    tokio::time::timeout(ALONE, locked).await.map_err(late)?
+}
+
+pub(super) async fn migrate(path: &Path, writer: &SqlitePool) -> StoreResult<()> {
+    let _lock = alone(path).await?;
+    let migrated = tokio::time::timeout(ALONE, MIGRATIONS.run(writer)).await;
+    let late = |_| unavailable(format!("not migrated within {} s", ALONE.as_secs()));
+    migrated.map_err(late)?.map_err(|error| unavailable(format!("cannot migrate: {error}")))
 }
 
 /// Only a write tells whether writes work: a full disk still reads.
