@@ -40,22 +40,23 @@ apt_postgres() {
     trap - EXIT
 }
 
-# Debian's Redis package starts a server on port 6379 when it is installed, and at every boot. This
-# file, which the system's administrator may have, says no to the former.
+# Debian's packages of servers start one when they are installed, and at every boot. This file, which
+# the system's administrator may have, says no to the former.
 POLICY=/usr/sbin/policy-rc.d
 
-apt_redis() {
+# A package whose service has the same name.
+apt_server() {
     if [ -e "$POLICY" ]; then
-        apt_install redis-server
+        apt_install "$1"
     else
         trap 'as_root rm -f "$POLICY"' EXIT
         as_root sh -c 'printf "#!/bin/sh\nexit 101\n" >"$1" && chmod 755 "$1"' sh "$POLICY"
-        apt_install redis-server
+        apt_install "$1"
         as_root rm -f "$POLICY"
         trap - EXIT
     fi
     if has systemctl; then
-        as_root systemctl disable --quiet redis-server 2>/dev/null || true
+        as_root systemctl disable --quiet "$1" 2>/dev/null || true
     fi
 }
 
@@ -96,7 +97,7 @@ need_postgres() {
 
 need_redis() {
     if has apt-get; then
-        apt_redis
+        apt_server redis-server
     elif has brew; then
         say "installing with brew: redis"
         brew install --quiet redis
@@ -104,6 +105,25 @@ need_redis() {
     if ! has redis-server; then
         say "Redis is missing: its program redis-server, no running server"
         say "please install your system's package (often redis or redis-server) and run this again"
+        exit 1
+    fi
+}
+
+# Debian keeps it off a user's path.
+pooler_is_here() {
+    has pgbouncer || [ -x /usr/sbin/pgbouncer ]
+}
+
+need_pooler() {
+    if has apt-get; then
+        apt_server pgbouncer
+    elif has brew; then
+        say "installing with brew: pgbouncer"
+        brew install --quiet pgbouncer
+    fi
+    if ! pooler_is_here; then
+        say "PgBouncer is missing: its program pgbouncer, no running server"
+        say "please install your system's package pgbouncer and run this again"
         exit 1
     fi
 }
@@ -124,6 +144,7 @@ has cc || need_cc
 postgres_is_here || brew_postgres
 postgres_is_here || need_postgres
 has redis-server || need_redis
+pooler_is_here || need_pooler
 
 # Many tests wait for a grace or a stalled reader rather than work.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"

@@ -23,7 +23,6 @@ use self::chores::{CANARY, canary, count_queue, retain, review, shed, wake_lease
 use crate::clock::Clock;
 use crate::cluster::Nodes;
 use crate::cluster::measures;
-use crate::cluster::report::Report;
 use crate::config::{Config, OfflineDirect, Secret};
 use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness, Unfinished};
 use crate::lifecycle::{self, Signals};
@@ -102,7 +101,7 @@ impl Running {
     /// Migrates, makes sure to be alone, and puts everything together. No socket is accepted
     /// before a hello can be answered.
     async fn start(config: &Config, listener: TcpListener) -> Result<Self, Failure> {
-        let store = open::open_store(config).await?;
+        let store = open::wait_for_store(config).await?;
         if !config.skip_migrate {
             store.migrate().await?;
         }
@@ -126,14 +125,8 @@ impl Running {
     /// Says to the others that this node is here, and waits until it may own meshes.
     async fn join(&self, config: &Config, inbox: Inbox) {
         let Some(nodes) = self.nodes.clone() else { return };
-        let (edge, region) = (self.edge.clone(), config.region.as_deref().unwrap_or_default());
-        let region = region.to_owned();
-        let report = move || Report {
-            region: region.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            meshes: edge.meshes.owned(),
-            connections: edge.tasks.len(),
-        };
+        let edge = self.edge.clone();
+        let report = move || edge.report();
         measures::observe(&self.edge.metrics, &nodes, &self.directory);
         self.chore(nodes.clone().listen(self.directory.clone(), inbox));
         self.chore(nodes.clone().keep_alive(self.directory.clone(), report));
@@ -367,6 +360,8 @@ fn edge_of(
         joins: PerAddress::new(JOINS_PER_MINUTE),
         replays: config.fly_machine_id.as_ref() == Some(&config.node_id),
         git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
+        node_id: config.node_id.clone(),
+        region: config.region.clone().unwrap_or_default(),
     }
 }
 

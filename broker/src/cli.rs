@@ -6,9 +6,11 @@
 
 mod args;
 mod audit;
+mod connect;
 mod health;
 mod invite;
 mod keys;
+mod local;
 mod mesh;
 mod settings;
 mod status;
@@ -80,19 +82,30 @@ pub async fn run(matches: &ArgMatches, reading: &Reading) -> Result<String, Fail
         }
         Some(("migrate", _)) => {
             let config = reading.config(Purpose::Tools)?;
-            open::open_store(&config).await?.migrate().await?;
+            open::wait_for_store(&config).await?.migrate().await?;
             Ok(format!("The tables are up to date: {}\n", open::describe(&config)))
         }
         Some(("mesh", matches)) => mesh::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("audit", matches)) => audit::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("status", matches)) => status::run(matches, &reading.config(Purpose::Tools)?).await,
         Some(("health", _)) => health::run(&reading.config(Purpose::Tools)?).await,
+        Some(("check-config", matches)) if matches.get_flag("connect") => {
+            connect::run(&reading.config(Purpose::Serve)?).await
+        }
         Some(("check-config", _)) => settings::check(reading),
         Some(("print-config", _)) => settings::print(reading),
+        Some(("completions", matches)) => completions(matches),
         Some(("print-readme-table", _)) => Ok(crate::config::markdown()),
         // clap has refused every other name.
         Some((name, _)) => Err(Failure::new(format!("{name} is no command"))),
     }
+}
+
+fn completions(matches: &ArgMatches) -> Result<String, Failure> {
+    let mut script = Vec::new();
+    let shell = argument::<clap_complete::Shell>(matches, "shell")?;
+    clap_complete::generate(shell, &mut command(), "claudemesh-broker", &mut script);
+    String::from_utf8(script).map_err(|error| Failure::new(error.to_string()))
 }
 
 /// What to log: a node all that `LOG_LEVEL` says; a tool, whose answer is its output, only warnings

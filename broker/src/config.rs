@@ -43,6 +43,8 @@ pub struct Config {
     pub data_dir: Arc<Path>,
     /// Whether tables are left as they are at start.
     pub skip_migrate: bool,
+    /// How long a node that starts waits for a store that is not there yet.
+    pub store_wait: Duration,
     /// The address to listen on.
     pub bind_addr: IpAddr,
     /// The port to listen on; 0 lets the system pick.
@@ -158,6 +160,7 @@ impl Config {
             cluster_secret: None,
             data_dir: Path::new("").into(),
             skip_migrate: false,
+            store_wait: Duration::ZERO,
             bind_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
             broker_port: 0,
             broker_ws_url: "".into(),

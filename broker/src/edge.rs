@@ -37,6 +37,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::cluster::report::Report;
 use crate::config::Secret;
 use crate::mesh::io::Ms;
 use crate::seat::handle::Directory;
@@ -95,4 +96,20 @@ pub struct Edge {
     pub replays: bool,
     /// The build.
     pub git_sha: Arc<str>,
+    /// This node's name.
+    pub node_id: Arc<str>,
+    /// Where it stands.
+    pub region: Arc<str>,
+}
+
+impl Edge {
+    /// What this node tells of itself.
+    pub fn report(&self) -> Report {
+        Report {
+            region: self.region.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            meshes: self.meshes.owned(),
+            connections: self.tasks.len(),
+        }
+    }
 }

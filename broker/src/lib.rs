@@ -8,6 +8,7 @@
 //! * [`cli`], [`config`], [`telemetry`]: how an operator talks to a node, and it to them.
 
 pub mod app;
+pub mod build;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -8,6 +8,7 @@ pub mod committer;
 pub mod contract;
 mod invites;
 mod mentions;
+mod migrations;
 pub mod open;
 mod people;
 pub mod postgres;
@@ -39,6 +40,10 @@ pub enum StoreError {
     /// nothing of the call was written, and asking again cannot help.
     #[error("the store refuses the data: {0}")]
     BadData(String),
+    /// It is there, and cannot be what a node stands on: a wrong password, a pooler that gives each
+    /// transaction another session, an encoding that cannot hold every text. Waiting does not help.
+    #[error("the store cannot be used: {0}")]
+    Unusable(String),
     /// A row makes no sense to us.
     #[error("the store holds an unreadable row: {0}")]
     Corrupt(String),

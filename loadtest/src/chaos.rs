@@ -1,9 +1,10 @@
 //! Chaos on real processes: starts a cluster, lets clients that behave like the real ones talk
 //! through it, breaks it in every way it knows, and judges by what the clients saw.
 //!
-//! [`cluster`] is what is broken and [`faults`] how; [`client`] lives through it and [`log`] keeps
+//! [`cluster`] is what is broken and [`faults`] how; [`client`] lives through it, [`bystanders`] only stay, and [`log`] keeps
 //! what it saw; [`check`] judges that, and can be asked again later; [`mod@run`] puts them together.
 
+mod bystanders;
 mod check;
 mod client;
 mod cluster;

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Conformance(Conformance),
     /// Starts a cluster of its own, breaks it in every way it knows, and judges what clients saw.
     Chaos(Chaos),
+    /// Members that mean no good: one kind of attack, for a while.
+    Attack(Attack),
     /// Signs hellos for k6, on this machine alone, until it is ended.
     Signer(Signer),
     /// Judges the log of an earlier run of `chaos`.
@@ -175,10 +177,34 @@ pub(crate) struct Chaos {
     /// Few faults, again and again, for their times.
     #[arg(long)]
     pub(crate) figures: bool,
+    /// Puts haproxy in front of the nodes, as `deploy/haproxy.cfg` has it: clients know one address,
+    /// and while the nodes can take connections none may be refused.
+    #[arg(long)]
+    pub(crate) balancer: bool,
+    /// So many sessions more, in meshes of their own, that only stay: none may be refused, and none
+    /// may see another come or go.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) bystanders: u32,
     /// Only these faults, in this order; `help` lists them.
     #[arg(long, conflicts_with_all = ["short", "figures"])]
     pub(crate) only: Vec<String>,
     /// Report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Attack {
+    /// What they do.
+    #[arg(value_enum)]
+    pub(crate) kind: crate::attack::Kind,
+    /// As for `burst`: whose members attack.
+    #[arg(long)]
+    pub(crate) mesh: PathBuf,
+    /// The broker.
+    #[arg(long)]
+    pub(crate) url: String,
+    /// For how long.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
 }

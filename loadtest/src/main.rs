@@ -4,6 +4,7 @@
 //! It shares its machine with the broker it measures, so it is frugal: one thread, one task a
 //! peer, many frames a flush, no lock on the way of a message.
 
+mod attack;
 mod chaos;
 mod cli;
 mod clock;
@@ -90,6 +91,7 @@ fn run(cli: cli::Cli) -> Result<bool, Error> {
         cli::Command::ChaosCheck { file, json } => {
             chaos::check_file(&file).map(|report| report.print(json))
         }
+        cli::Command::Attack(options) => runtime.block_on(attack::run(&options)).map(|()| true),
         cli::Command::Signer(signer) => runtime.block_on(signer::run(&signer)).map(|()| true),
         cli::Command::Conformance(suite) => {
             runtime.block_on(conformance::run(&suite)).map(|report| report.print(suite.json))

@@ -9,6 +9,8 @@ use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
@@ -35,23 +37,31 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// Connects and says hello; comes back once it is acknowledged.
     pub(crate) async fn open(url: &str, hello: String) -> Result<Self, Error> {
-        Ok(Self::open_greeted(url, hello).await?.0)
+        let (mut pipe, _) = Self::connect(url).await?;
+        pipe.greet(hello).await?;
+        Ok(pipe)
     }
 
-    /// The same, with the text of the acknowledgement.
-    pub(crate) async fn open_greeted(url: &str, hello: String) -> Result<(Self, Utf8Bytes), Error> {
+    /// Connects, and says which server a balancer in front chose, if there is one that tells
+    /// (`x-served-by`).
+    pub(crate) async fn connect(url: &str) -> Result<(Self, Option<String>), Error> {
         let failed = |why: String| Error::Connect { url: url.to_owned(), why };
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
         let connecting = connect_async_with_config(url, Some(config), true);
-        let (socket, _) = timeout(GREETING, connecting)
+        let (socket, answer) = timeout(GREETING, connecting)
             .await
             .map_err(|_| failed("no answer".to_owned()))?
             .map_err(|error| failed(error.to_string()))?;
-        let mut pipe = Self { socket, outbox: VecDeque::from([hello]), unflushed: false };
-        let text = timeout(GREETING, pipe.greeted())
-            .await
-            .map_err(|_| Error::Hello("no answer".to_owned()))??;
-        Ok((pipe, text))
+        let server = answer.headers().get("x-served-by").and_then(|name| name.to_str().ok());
+        let server = server.map(ToOwned::to_owned);
+        Ok((Self { socket, outbox: VecDeque::new(), unflushed: false }, server))
+    }
+
+    /// Says hello; the text of the acknowledgement.
+    pub(crate) async fn greet(&mut self, hello: String) -> Result<Utf8Bytes, Error> {
+        self.outbox.push_back(hello);
+        let greeted = timeout(GREETING, self.greeted()).await;
+        greeted.map_err(|_| Error::Hello("no answer".to_owned()))?
     }
 
     async fn greeted(&mut self) -> Result<Utf8Bytes, Error> {
@@ -70,6 +80,26 @@ impl Pipe {
     /// Queues a frame; it leaves with the next [`receive`](Self::receive).
     pub(crate) fn queue(&mut self, text: String) {
         self.outbox.push_back(text);
+    }
+
+    /// Writes what is queued, and reads nothing.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        let flushed = std::future::poll_fn(|cx| self.poll_write(cx)).await;
+        flushed.map_err(|error| Error::Lost(error.to_string()))
+    }
+
+    /// Writes a ping.
+    pub(crate) async fn ping(&mut self) -> Result<(), Error> {
+        let written = self.socket.send(Message::Ping("ping".into())).await;
+        written.map_err(|error| Error::Lost(error.to_string()))
+    }
+
+    /// Writes the beginning of a message, of so many bytes.
+    pub(crate) async fn begin_message(&mut self, bytes: usize) -> Result<(), Error> {
+        let text = OpCode::Data(Data::Text);
+        let frame = Frame::message(vec![b' '; bytes], text, false);
+        let written = self.socket.send(Message::Frame(frame)).await;
+        written.map_err(|error| Error::Lost(error.to_string()))
     }
 
     /// Writes what is queued and waits for frames, which are added to `into`. Nothing is lost if

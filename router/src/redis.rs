@@ -23,6 +23,7 @@ mod keys;
 mod lanes;
 mod leases;
 mod nodes;
+pub mod probe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -132,13 +132,13 @@ pub(super) async fn shed(
 ) {
     loop {
         wanted.notified().await;
-        if edge.readiness.draining() {
+        if edge.readiness.is_draining() {
             return;
         }
         tracing::warn!("others have taken meshes of this node, which does not see them");
         leaving.send_replace(Some(Leave { spread, close: close::SHUTTING_DOWN }));
         tokio::time::sleep(spread).await;
-        if edge.readiness.draining() {
+        if edge.readiness.is_draining() {
             return;
         }
         leaving.send_replace(None);

@@ -1,7 +1,10 @@
 //! The words and flags, and what may follow them.
 
+use std::path::PathBuf;
+
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 use protocol::limits::NAME_BYTES;
 
 use super::invite::{DEFAULT_DAYS, DEFAULT_USES};
@@ -19,7 +22,7 @@ const MAX_EXPIRY_SECONDS: i64 = 365 * 24 * 3600;
 /// The whole command line. Settings may stand before or after the command.
 pub fn command() -> Command {
     Command::new("claudemesh-broker")
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(crate::build::VERSION)
         .about("A claudemesh broker: carries end-to-end encrypted messages between AI sessions.")
         .long_about(
             "A claudemesh broker: carries end-to-end encrypted messages between AI sessions.\n\n\
@@ -41,11 +44,22 @@ pub fn command() -> Command {
         )
         .subcommand(
             Command::new("check-config")
-                .about("Check every setting and say all that is wrong, with how to mend it"),
+                .about("Check every setting and say all that is wrong, with how to mend it")
+                .arg(
+                    Arg::new("connect")
+                        .long("connect")
+                        .action(ArgAction::SetTrue)
+                        .help("Also try the store and Redis, and say how they stand"),
+                ),
         )
         .subcommand(
             Command::new("print-config")
                 .about("Show every setting in effect and where it comes from; secrets are masked"),
+        )
+        .subcommand(
+            Command::new("completions")
+                .about("Print the completions of a shell, for its folder of completions")
+                .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
         )
         .subcommand(Command::new("print-readme-table").hide(true))
         .args(setting_flags())
@@ -91,7 +105,8 @@ fn status() -> Command {
         .about("Show the nodes of the cluster, or how a mesh stands")
         .long_about(
             "Show the nodes of the cluster, or how a mesh stands.\n\nReads Redis and the store \
-             directly, with the settings a node on this machine would have; no node is asked.",
+             directly, with the settings a node on this machine would have. Where there is no Redis, \
+             the one node there may be is asked over its port.",
         )
         .arg(
             Arg::new("mesh")
@@ -180,6 +195,13 @@ fn create() -> Command {
                 .value_parser(display_name)
                 .default_value("local")
                 .help("User id of the owner, where a web application shares the database"),
+        )
+        .arg(
+            Arg::new("config-dir")
+                .long("config-dir")
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write each member's client configuration to DIR/<member>/config.json"),
         )
         .arg(json("Print one JSON document instead"))
 }

@@ -1,6 +1,7 @@
 //! `mesh create`, `mesh list`, `mesh invite`.
 
 mod create;
+mod files;
 mod list;
 mod show;
 

@@ -1,4 +1,5 @@
-//! `status`: who is alive, who owns what, straight from Redis and the store.
+//! `status`: who is alive, who owns what, straight from Redis and the store; a node that is alone is
+//! asked itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,9 +8,9 @@ use clap::ArgMatches;
 use protocol::MeshId;
 use router::membership::{Seen, State};
 use router::ring::Ring;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::Failure;
+use super::{Failure, local};
 use crate::cluster::report::Report;
 use crate::config::Config;
 use crate::model::Standing;
@@ -58,11 +59,7 @@ pub(super) async fn run(matches: &ArgMatches, config: &Config) -> Result<String,
         None => Vec::new(),
     };
     let Some(mesh) = matches.get_one::<String>("mesh") else {
-        if config.redis_url.is_none() {
-            let reason = "without REDIS_URL there is one node and no cluster to show; \
-                          `status --mesh ID` shows a mesh";
-            return Err(Failure::new(reason));
-        }
+        let nodes = if config.redis_url.is_none() { vec![the_only(config).await?] } else { nodes };
         return if json { to_json(&nodes) } else { Ok(table(&nodes)) };
     };
     let store = open::open_store(config).await?;
@@ -73,6 +70,45 @@ pub(super) async fn run(matches: &ArgMatches, config: &Config) -> Result<String,
     let alone = config.redis_url.is_none() && store.claim(false).await?.is_none();
     let mesh = describe(mesh, &standing, &nodes, alone);
     if json { to_json(&mesh) } else { Ok(lines(&mesh)) }
+}
+
+/// The node on this machine, as it says itself.
+async fn the_only(config: &Config) -> Result<Node, Failure> {
+    /// Of `/health/full`.
+    #[derive(Deserialize)]
+    struct Full {
+        node: Told,
+    }
+    #[derive(Deserialize)]
+    struct Told {
+        id: String,
+        state: State,
+        #[serde(flatten)]
+        report: Report,
+    }
+    let address = local::address(config);
+    let failed = |why: String| {
+        Failure::new(format!(
+            "no node answers at {address} ({why}). Without REDIS_URL there is at most one; \
+             `status --mesh ID` reads the store"
+        ))
+    };
+    let (_, body) = local::get(address, "/health/full").await.map_err(failed)?;
+    let told: Full = serde_json::from_str(&body)
+        .map_err(|_| failed("what is there is no broker of this version".to_owned()))?;
+    let Told { id, state, report } = told.node;
+    let Report { region, version, meshes, connections } = report;
+    Ok(Node {
+        key: id.clone(),
+        id,
+        region,
+        version,
+        state,
+        ring_share: 1.0,
+        meshes,
+        connections,
+        last_heartbeat_ms: 0,
+    })
 }
 
 /// Those that live, with their shares of the ring.

@@ -116,7 +116,7 @@ impl Readiness {
     }
 
     /// Whether the node is going away.
-    pub fn draining(&self) -> bool {
+    pub fn is_draining(&self) -> bool {
         self.lock().draining
     }
 

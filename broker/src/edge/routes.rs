@@ -11,6 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use router::membership::State as NodeState;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
@@ -132,10 +133,19 @@ async fn full(State(edge): State<Arc<Edge>>) -> Response {
     let fine = verdict == Verdict::Ready { degraded: Vec::new() };
     let status = if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let redis = edge.readiness.is_clustered().then(|| up(&edge, Service::Redis));
+    let report = edge.report();
     let body = json!({
         "status": if fine { "ok" } else { "failing" },
         "db": up(&edge, Service::Store),
         "redis": redis,
+        "node": {
+            "id": &edge.node_id,
+            "state": if edge.readiness.is_draining() { NodeState::Draining } else { NodeState::Serving },
+            "region": report.region,
+            "version": report.version,
+            "meshes": report.meshes,
+            "connections": report.connections,
+        },
         "reason": match verdict {
             Verdict::NotReady(reason) => Some(reason),
             Verdict::Ready { .. } => None,

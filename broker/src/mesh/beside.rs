@@ -62,12 +62,16 @@ impl Mesh {
         for member in &membership.removed {
             self.remove_member(now, asked, member);
         }
-        let moderates = |lease: &Lease| membership.moderators.contains(&lease.record.member);
+        let differs = |lease: &Lease| {
+            let other =
+                if lease.record.moderator { &membership.plain } else { &membership.moderators };
+            other.contains(&lease.record.member)
+        };
         let changed: Vec<LeaseNo> = self
             .roster
             .iter()
             .filter(|(_, lease)| lease.is_eligible() && lease.checked_at < asked)
-            .filter(|(_, lease)| lease.record.moderator != moderates(lease))
+            .filter(|(_, lease)| differs(lease))
             .map(|(no, _)| no)
             .collect();
         for no in changed {

@@ -223,6 +223,9 @@ pub struct Membership {
     pub removed: BTreeSet<MemberId>,
     /// Of the others, those that may kick and ban.
     pub moderators: BTreeSet<MemberId>,
+    /// Those that may not. Whoever is in none of the three held no lease that was durable when the
+    /// store was asked: nothing is known of them.
+    pub plain: BTreeSet<MemberId>,
 }
 
 impl Membership {
@@ -232,6 +235,8 @@ impl Membership {
             self.removed.insert(member);
         } else if moderates {
             self.moderators.insert(member);
+        } else {
+            self.plain.insert(member);
         }
     }
 }

@@ -18,6 +18,7 @@ mod identity;
 mod join;
 mod ledger;
 mod meshes;
+pub mod probe;
 mod queue;
 mod retain;
 mod session;
@@ -49,8 +50,13 @@ pub struct Postgres {
 impl Postgres {
     /// A store at `url` that commits over `lanes` connections. Tries the address once, so that a
     /// mistake in it shows at the start and not at the first hello.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`]: trying again does not help, see [`probe`](mod@probe).
     pub async fn connect(url: &str, lanes: usize) -> Result<Self, StoreError> {
         let options = session::options(url)?;
+        probe::refuse_unusable(&options).await?;
         let pool = session::pool(options.clone());
         let lanes = (0..lanes.max(1)).map(|_| Lane::new(options.clone())).collect();
         let store = Self { options, pool, lanes };

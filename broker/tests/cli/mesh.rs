@@ -26,6 +26,7 @@ fn create_answers_one_json_document_with_usable_keys() {
     assert_eq!(
         keys(&mesh),
         [
+            "broker_url",
             "invite_url",
             "members",
             "mesh_id",
@@ -59,6 +60,7 @@ fn create_answers_one_json_document_with_usable_keys() {
     assert_eq!(invite.mesh_root_key, mesh["root_key"].as_str().unwrap());
     assert_eq!((invite.v, invite.role.as_str()), (1, "member"));
     assert_eq!(invite.broker_url, "ws://127.0.0.1:7900/ws");
+    assert_eq!(mesh["broker_url"], "ws://127.0.0.1:7900/ws");
 }
 
 #[test]
@@ -79,9 +81,9 @@ fn create_shows_people_a_client_configuration_for_each_member() {
     assert!(shown.contains("Ana (admin), Ben (member)"), "{shown}");
     let (_, ana) = shown.split_once("\n# Ana\n").unwrap();
     let (ana, ben) = ana.split_once("\n# Ben\n").unwrap();
-    for config in [ana, ben] {
+    for (config, name) in [(ana, "Ana"), (ben, "Ben")] {
         let config: Value = serde_json::from_str(config).unwrap();
-        assert_eq!(config["version"], 1);
+        assert_eq!((&config["version"], &config["displayName"]), (&1.into(), &name.into()));
         let mesh = &config["meshes"][0];
         assert_eq!(
             keys(mesh),
@@ -99,6 +101,35 @@ fn create_shows_people_a_client_configuration_for_each_member() {
         );
         assert_eq!((&mesh["brokerUrl"], &mesh["name"]), (&"wss://b/ws".into(), &"red".into()));
     }
+}
+
+#[test]
+fn client_configurations_are_written_for_their_owner_alone() {
+    let home = Home::new();
+    let words = ["mesh", "create", "red", "--config-dir", "keys/red"];
+    let members = ["--member", "Ana", "--member", "../Ben", "--member", "Ana"];
+    let shown = home.run(&[&words[..], &members[..]].concat()).answer();
+    assert!(!shown.contains("secretKey"), "{shown}");
+    for (folder, name) in [("Ana", "Ana"), ("Ben", "../Ben"), ("Ana-2", "Ana")] {
+        let path = format!("keys/red/{folder}/config.json");
+        assert!(shown.contains(&path), "{path} is missing: {shown}");
+        let path = home.path().join(path);
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        let config: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(config["displayName"], name);
+        Keypair::from_secret_hex(config["meshes"][0]["secretKey"].as_str().unwrap()).unwrap();
+    }
+    // Keys that are kept nowhere else are never written over, and then nothing is made.
+    let words = ["mesh", "create", "blue", "--config-dir", "keys/red", "--member", "Ana"];
+    let told = home.run(&words).refusal(1);
+    assert!(told.contains("keys/red/Ana/config.json exists"), "{told}");
+    assert!(!home.run(&["mesh", "list"]).answer().contains("blue"));
+}
+
+fn mode(path: &std::path::Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 #[test]

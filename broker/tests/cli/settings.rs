@@ -92,6 +92,52 @@ fn wrong_usage_is_2_and_help_and_version_are_0() {
 }
 
 #[test]
+fn shells_get_their_completions() {
+    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c")] {
+        let script = Home::new().run(&["completions", shell]).answer();
+        assert!(script.contains(part) && script.contains("check-config"), "{shell}");
+    }
+    assert_eq!(Home::new().run(&["completions", "basic"]).code, 2);
+}
+
+#[test]
+fn connecting_says_how_a_file_stands() {
+    let home = Home::new();
+    let shown = home.run(&["check-config", "--connect"]).answer();
+    assert!(shown.contains("it does not exist yet, and can be made"), "{shown}");
+    assert!(!home.path().join("data").exists(), "asking makes nothing");
+    home.run(&["migrate"]).answer();
+    let shown = home.run(&["check-config", "--connect"]).answer();
+    for part in ["it can be written to", "no node runs on it", "is on disk"] {
+        assert!(shown.contains(part), "{part} is missing: {shown}");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_there_is_waited_for_and_then_told() {
+    let env = [
+        ("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/mesh"),
+        ("STORE_WAIT_SECONDS", "1"),
+        ("BIND_ADDR", "127.0.0.1"),
+        ("BROKER_PORT", "0"),
+    ];
+    for words in ["serve", "migrate"] {
+        let told = Home::new().run_with(&env, &[words]).refusal(1);
+        assert!(told.contains("waiting for the store"), "{told}");
+        assert!(told.contains("connection refused") && !told.contains("hunter2"), "{told}");
+    }
+    let ran = Home::new().run_with(&env, &["check-config", "--connect"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("REFUSED  connecting: connection: connection refused"));
+}
+
+#[test]
+fn without_a_cluster_status_asks_the_node_on_this_machine() {
+    let told = Home::new().run(&["status", "--broker-port", "1"]).refusal(1);
+    assert!(told.contains("no node answers at 127.0.0.1:1"), "{told}");
+}
+
+#[test]
 fn the_readme_table_can_be_printed() {
     assert!(
         Home::new().run(&["print-readme-table"]).answer().contains("| `BROKER_PORT` | `7900` |")

@@ -94,7 +94,9 @@ async fn a_second_signal_means_now(kind: Kind) {
 
 /// As when the terminal closes: both the shell and the terminal say so.
 async fn a_hangup_stops_it_in_order(kind: Kind) {
-    let mut node = Node::start(kind, &[("DRAIN_SECONDS", "2")]).await;
+    let ground = Ground::new(kind).await;
+    let mut node = Node::launch_by(not_ignoring_hangups(), ground, &[("DRAIN_SECONDS", "2")]);
+    node.serving().await;
     let mesh = node.mesh("red", &["ana"]).await;
     let mut ana = TestPeer::session(&node, &mesh, "ana").await;
     let mut silent = Socket::open(&node.address()).await;
@@ -105,6 +107,14 @@ async fn a_hangup_stops_it_in_order(kind: Kind) {
         assert_eq!(socket.close_frame().await, (1001, "shutting down".into()));
     }
     assert_eq!(node.ended().await, Some(0));
+}
+
+/// The tests themselves may have been started by `nohup`, and who is ignored stays so in children.
+fn not_ignoring_hangups() -> &'static [&'static str] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if ignored.is_some_and(|mask| mask & 1 == 1) { &["env", "--default-signal=HUP"] } else { &[] }
 }
 
 /// As `nohup` starts it.

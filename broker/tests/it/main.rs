@@ -13,6 +13,7 @@ mod claims;
 mod cluster;
 mod conformance;
 mod crowds;
+mod databases;
 mod fallback;
 mod growth;
 mod hostile;

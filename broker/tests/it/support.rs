@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod fattest;
 pub(crate) mod node;
 pub(crate) mod peer;
+pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod raw;

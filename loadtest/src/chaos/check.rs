@@ -49,6 +49,8 @@ pub(crate) enum Breach {
     UnseenJoined,
     /// Another presence for a session that came back within its grace.
     NewPresence,
+    /// No connection to be had, though a balancer had a node to give it to.
+    Refused,
     /// Somebody got no ack within the deadline after a fault, or a node did not do as told.
     Stalled,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Verdict {
     pub(crate) delivered: u64,
     pub(crate) refused: u64,
     pub(crate) connections: u64,
+    /// Connections that nobody took.
+    pub(crate) connections_refused: u64,
     /// Pushes of a message to a peer that had it already.
     pub(crate) duplicates: u64,
     /// Connections ended by one of the same client that it had given up before.
@@ -128,6 +132,7 @@ pub(crate) struct Checker {
     outages: Outages,
     grace_ms: u64,
     place: u64,
+    must_be_reachable: bool,
 }
 
 impl Checker {
@@ -140,6 +145,15 @@ impl Checker {
                 self.clients.insert(line.who, Client { mesh, member, kind: *kind, key });
             }
             What::Settings { grace_ms } => self.grace_ms = *grace_ms,
+            What::FaultBegan { reachable, .. } => self.must_be_reachable = *reachable,
+            What::Recovered => self.must_be_reachable = false,
+            What::ConnectionRefused { why } => {
+                self.verdict.connections_refused += 1;
+                if self.must_be_reachable {
+                    let text = format!("client {} was refused: {why}", line.who);
+                    self.verdict.add(Breach::Refused, line.ms, text);
+                }
+            }
             What::Complaint { text } => self.verdict.add(Breach::Stalled, line.ms, text.clone()),
             _ => {}
         }

@@ -19,9 +19,10 @@ use super::shared::{Door, Phase, Shared};
 use crate::identity::Identity;
 use crate::pipe::Pipe;
 use crate::wire::{self, Incoming, Mark};
+use habits::Visit;
+pub(crate) use habits::pause;
 pub(crate) use habits::{Habits, Leaving};
-use habits::{Visit, pause};
-use open::greet;
+pub(crate) use open::{Failed, connect, greet};
 use outbox::{Answer, Outbox};
 
 /// What it takes to be one.
@@ -78,7 +79,8 @@ impl Client {
                     self.part(socket, &end, &visit).await;
                     end
                 }
-                Err(why) => {
+                Err(failed) => {
+                    let why = failed.why();
                     self.note(What::Closed { conn, why: why.clone() });
                     failures += 1;
                     End::Lost(why)
@@ -96,8 +98,11 @@ impl Client {
         }
     }
 
-    /// Any node, but rather not the one that has just failed.
+    /// The balancer; else any node, but rather not the one that has just failed.
     fn choose(&mut self, last: Option<&String>) -> Door {
+        if let Some(port) = self.shared.balancer() {
+            return Door { node: String::new(), port };
+        }
         let doors = self.shared.doors().clone();
         let others: Vec<_> =
             doors.iter().filter(|door| Some(&door.node) != last).cloned().collect();
@@ -105,11 +110,16 @@ impl Client {
         chosen.cloned().unwrap_or(Door { node: String::new(), port: 0 })
     }
 
-    async fn connect(&mut self, conn: u32, door: &Door) -> Result<Pipe, String> {
-        let (node, log, me) = (door.node.clone(), self.shared.log.clone(), self.me);
-        log.add(me, What::Connected { conn, node });
-        let (pipe, presence) = greet(door.port, self.kind, &self.identity).await?;
-        log.add(me, What::HelloAck { conn, presence });
+    async fn connect(&mut self, conn: u32, door: &Door) -> Result<Pipe, Failed> {
+        let (mut pipe, server) = connect(door.port).await.inspect_err(|failed| {
+            if let Failed::Refused(why) = failed {
+                self.note(What::ConnectionRefused { why: why.clone() });
+            }
+        })?;
+        let node = server.and_then(|port| self.shared.behind(&port));
+        self.note(What::Connected { conn, node: node.unwrap_or_else(|| door.node.clone()) });
+        let presence = greet(&mut pipe, self.kind, &self.identity).await?;
+        self.note(What::HelloAck { conn, presence });
         self.standing().online.store(true, Relaxed);
         Ok(pipe)
     }

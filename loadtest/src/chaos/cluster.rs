@@ -4,6 +4,7 @@
 //! A node has a place: a port that clients know, and lines to the servers. A process that is
 //! replaced keeps the place and gets a new name, as on any platform.
 
+mod balancer;
 mod child;
 mod node;
 mod ports;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Duration, timeout};
 
+pub(crate) use self::balancer::Balancer;
 use self::node::Place;
 use self::postgres::Postgres;
 pub(crate) use self::proxy::Line;
@@ -30,6 +32,9 @@ use crate::mesh::Mesh;
 
 /// Of one command of the broker's, or one query.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Places that no node has at first: a replacement's, and one of somebody who joins meanwhile.
+const SPARE_PLACES: usize = 2;
 
 /// How to start one.
 pub(crate) struct Settings {
@@ -68,6 +73,17 @@ impl Cluster {
             cluster.ready(at).await?;
         }
         Ok(cluster)
+    }
+
+    /// Starts a balancer in front of all places there will be; clients know only it from now on.
+    pub(crate) async fn put_behind_balancer(&mut self) -> Result<Balancer, Error> {
+        for _ in 0..SPARE_PLACES {
+            self.add_place().await?;
+        }
+        let servers: Vec<u16> = self.places.iter().map(|place| place.port).collect();
+        let balancer = Balancer::start(&self.settings.out, &servers).await?;
+        self.shared.put_behind(balancer.port);
+        Ok(balancer)
     }
 
     /// Makes a mesh with the broker's own command.

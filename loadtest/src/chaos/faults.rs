@@ -83,7 +83,9 @@ faults! {
     FreezeOwnerPastGrace     0 Owner    Cluster  No  "freeze-owner-past-grace" "SIGSTOP of the owner for longer than the grace";
     RedisKilled          3_000 Redis    Cluster  Yes "redis-killed"            "Redis killed, and back empty";
     RedisPaused         10_000 Redis    Cluster  Yes "redis-paused"            "Redis stopped for 10 s";
+    RedisPausedLong     30_000 Redis    Cluster  No  "redis-paused-30s"        "Redis stopped for 30 s";
     PostgresStopped      5_000 Postgres Anything Yes "postgres-stopped"        "Postgres stopped in order, and back";
+    PostgresStoppedLong 30_000 Postgres Anything No  "postgres-stopped-30s"    "Postgres stopped in order, and back after 30 s";
     PostgresCrashed      1_000 Postgres Anything No  "postgres-crashed"        "Postgres ended at once, and back";
     CutRedis             8_000 Owner    Cluster  Yes "cut-redis"               "one node cut off from Redis, both ways";
     CutRedisThere        8_000 Owner    Cluster  No  "cut-redis-there"         "what one node says to Redis does not arrive";
@@ -114,6 +116,25 @@ impl Fault {
     pub(crate) fn hold(self, grace_ms: u64) -> Duration {
         let past_grace = self == Self::FreezeOwnerPastGrace;
         Duration::from_millis(if past_grace { grace_ms + 3_000 } else { self.about().hold_ms })
+    }
+
+    /// What all nodes suffer alike, or leave in order for: a balancer always has a node to give a
+    /// connection to.
+    pub(crate) fn leaves_nodes_ready(self) -> bool {
+        use Fault as F;
+        matches!(
+            self,
+            F::RedisKilled
+                | F::RedisPaused
+                | F::RedisPausedLong
+                | F::PostgresStopped
+                | F::PostgresStoppedLong
+                | F::PostgresCrashed
+                | F::DropSubscribers
+                | F::Rolling
+                | F::PlannedMove
+                | F::Join
+        )
     }
 
     /// Owners end by it, or Redis' memory does: together they may forget graces.

@@ -105,6 +105,10 @@ pub(crate) enum What {
         conn: u32,
         why: String,
     },
+    /// There was no socket to be had: nobody listens, or a balancer knows of nobody.
+    ConnectionRefused {
+        why: String,
+    },
     /// It left by its own will and stays away for longer than the grace; or for good.
     Departed {
         for_good: bool,
@@ -126,6 +130,9 @@ pub(crate) enum What {
         meshes: Vec<String>,
         /// Redis and owners are lost together: graces may be forgotten.
         forgets: bool,
+        /// Behind a balancer: somebody must take every connection.
+        #[serde(default)]
+        reachable: bool,
     },
     /// All is undone; now it must recover.
     FaultEnded,

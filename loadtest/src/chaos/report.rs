@@ -90,7 +90,7 @@ impl Report {
         let rows = [
             ("messages sent, acked, delivered", format!("{} {} {}", v.sent, v.acked, v.delivered)),
             ("refused for good", v.refused.to_string()),
-            ("connections", v.connections.to_string()),
+            ("connections, refused", format!("{} {}", v.connections, v.connections_refused)),
             ("displaced by a given-up hello", v.displaced.to_string()),
             ("duplicate pushes", v.duplicates.to_string()),
             ("out of order to a member's key", v.member_inversions.to_string()),

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
 
+use super::bystanders::Bystanders;
 use super::cluster::{Cluster, Settings};
 use super::crowd::{self, CLIENTS, MEMBERS, Manners};
 use super::faults::{self, Stage, Step};
@@ -54,7 +55,8 @@ pub(crate) async fn run(options: &Chaos) -> Result<Report, Error> {
     let shared = Arc::new(Shared::new(log.clone(), (options.meshes * CLIENTS) as usize));
 
     let settings = Settings { broker: broker(options)?, out, nodes, grace_seconds: options.grace };
-    let cluster = Cluster::start(settings, Arc::clone(&shared)).await?;
+    let mut cluster = Cluster::start(settings, Arc::clone(&shared)).await?;
+    let balancer = if options.balancer { Some(cluster.put_behind_balancer().await?) } else { None };
     let mut meshes = Vec::new();
     for number in 0..options.meshes {
         meshes.push(cluster.mesh(&format!("chaos-{number}"), MEMBERS).await?);
@@ -64,6 +66,7 @@ pub(crate) async fn run(options: &Chaos) -> Result<Report, Error> {
     let run_id = std::process::id();
     let manners = Manners { run: run_id, rate: options.rate, grace_ms, seed: options.seed };
     let clients = crowd::gather(&meshes, &manners, &shared)?;
+    let bystanders = Bystanders::gather(&cluster, options.bystanders, &shared).await?;
     let (phases, phase) = watch::channel(Phase::Traffic);
     let mut tasks = JoinSet::new();
     for client in clients {
@@ -78,9 +81,11 @@ pub(crate) async fn run(options: &Chaos) -> Result<Report, Error> {
     }
     run.calm_down(&phases).await;
     run.settle(&phases).await;
+    // Before the others close, which nobody is to see here.
+    bystanders.judge(&run.shared).await;
     phases.send_replace(Phase::Over);
     while tasks.join_next().await.is_some() {}
-    drop(run);
+    drop((run, balancer));
     log.finish()?;
     super::check_file(&path)
 }
@@ -90,7 +95,7 @@ fn plan(options: &Chaos, nodes: usize, rng: &mut Rng) -> Result<Vec<Step>, Error
         return faults::only(&options.only).map_err(Error::Cluster);
     }
     Ok(if options.short {
-        faults::short(nodes)
+        faults::short(nodes, options.balancer)
     } else if options.figures {
         faults::figures(nodes)
     } else {
@@ -138,7 +143,12 @@ impl Run {
         };
         let before = self.cluster.epochs().await;
         let meshes = self.hit_by(step, &stage).await;
-        self.shared.note(What::FaultBegan { name: step.name(), meshes, forgets: step.forgets() });
+        self.shared.note(What::FaultBegan {
+            name: step.name(),
+            meshes,
+            forgets: step.forgets(),
+            reachable: self.shared.balancer().is_some() && step.leaves_nodes_ready(),
+        });
         let mut undos = Vec::new();
         let mut hold = Duration::ZERO;
         for fault in &step.faults {

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::log::{Log, Message, What};
 
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) standings: Vec<Standing>,
     doors: Mutex<Vec<Door>>,
+    /// What stands in front of the nodes, if anything.
+    balancer: OnceLock<u16>,
     due: Mutex<Due>,
 }
 
@@ -62,12 +64,28 @@ impl Shared {
             log,
             standings: std::iter::repeat_with(Standing::default).take(clients).collect(),
             doors: Mutex::default(),
+            balancer: OnceLock::new(),
             due: Mutex::default(),
         }
     }
 
     pub(crate) fn doors(&self) -> MutexGuard<'_, Vec<Door>> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The only port that clients know from now on.
+    pub(crate) fn put_behind(&self, balancer: u16) {
+        let _ = self.balancer.set(balancer);
+    }
+
+    pub(crate) fn balancer(&self) -> Option<u16> {
+        self.balancer.get().copied()
+    }
+
+    /// The node at this port, as the balancer calls it.
+    pub(crate) fn behind(&self, port: &str) -> Option<String> {
+        let port = port.parse::<u16>().ok()?;
+        self.doors().iter().find(|door| door.port == port).map(|door| door.node.clone())
     }
 
     fn due(&self) -> MutexGuard<'_, Due> {

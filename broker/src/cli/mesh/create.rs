@@ -1,12 +1,14 @@
 //! `mesh create`: a mesh, its keys, its first members and an invite.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use protocol::signature::Keypair;
 use protocol::{MeshId, names};
 
+use super::files::{self, Files};
 use super::show::{Created, CreatedMember};
 use crate::cli::invite::{DEFAULT_SECONDS, DEFAULT_USES, Signer, Terms, issue};
 use crate::cli::{Failure, argument, keys};
@@ -32,6 +34,14 @@ pub(super) async fn run(
     let now = wall_ms();
     let owner = keys::keypair()?;
     let members = members(&member_names(matches))?;
+    // What cannot be written is known before the mesh is made.
+    let files = match matches.get_one::<PathBuf>("config-dir") {
+        Some(folder) => {
+            let names = members.iter().map(|member| member.display_name.as_str());
+            Some(Files::prepare(folder, names)?)
+        }
+        None => None,
+    };
     let mesh = NewMesh {
         id: MeshId::from(keys::id()?),
         slug,
@@ -60,16 +70,36 @@ pub(super) async fn run(
         Err(failure) => (String::new(), Some(failure)),
     };
     let created = Created { mesh, members, invite_url };
-    let json = matches.get_flag("json");
-    let answer = if json { created.json() } else { created.text(&config.broker_ws_url) }?;
+    let url = &config.broker_ws_url;
+    let show = |written: Option<&[PathBuf]>| {
+        if matches.get_flag("json") { created.json(url) } else { created.text(url, written) }
+    };
+    // The keys are kept nowhere else, so they are shown whatever became of the rest.
+    let written = match files {
+        Some(files) => match write_configs(&created, url, &files) {
+            Ok(()) => Some(files.paths),
+            Err(failure) => {
+                let reason = format!("the mesh exists, the files of its members do not: {failure}");
+                return Err(Failure::with_answer(reason, show(None)?));
+            }
+        },
+        None => None,
+    };
+    let answer = show(written.as_deref())?;
     match failed {
         None => Ok(answer),
-        // The keys are kept nowhere else, so they are shown whatever became of the invite.
         Some(failure) => Err(Failure::with_answer(
             format!("the mesh exists, its invite does not ({failure}); use `mesh invite`"),
             answer,
         )),
     }
+}
+
+fn write_configs(created: &Created, url: &str, files: &Files) -> Result<(), Failure> {
+    for (member, path) in created.members.iter().zip(&files.paths) {
+        files::write(path, &created.client_config(member, url)?)?;
+    }
+    Ok(())
 }
 
 /// Where a web application shares the database, a mesh belongs to one of its users.

@@ -1,6 +1,7 @@
 //! How a new mesh is shown: JSON for tools, a summary with client configurations for people.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -35,13 +36,16 @@ struct Json<'a> {
     owner_secret_key: &'a str,
     root_key: &'a str,
     invite_url: &'a str,
+    broker_url: &'a str,
     members: &'a [CreatedMember],
 }
 
 /// A client's `config.json`.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ClientConfig<'a> {
     version: u32,
+    display_name: &'a str,
     meshes: [ClientMesh<'a>; 1],
 }
 
@@ -61,7 +65,7 @@ struct ClientMesh<'a> {
 
 impl Created {
     /// One JSON document.
-    pub(super) fn json(&self) -> Result<String, Failure> {
+    pub(super) fn json(&self, broker_url: &str) -> Result<String, Failure> {
         pretty(&Json {
             mesh_id: self.mesh.id.as_str(),
             slug: &self.mesh.slug,
@@ -70,13 +74,18 @@ impl Created {
             owner_secret_key: &self.mesh.owner_secret_key,
             root_key: &self.mesh.root_key,
             invite_url: &self.invite_url,
+            broker_url,
             members: &self.members,
         })
     }
 
-    /// For people: the facts, the invite, and a file for each member.
-    pub(super) fn text(&self, broker_url: &str) -> Result<String, Failure> {
-        let joined_at = protocol::time::iso(self.mesh.created_at);
+    /// For people: the facts, the invite, and a client configuration for each member, or where it
+    /// was written.
+    pub(super) fn text(
+        &self,
+        broker_url: &str,
+        written: Option<&[PathBuf]>,
+    ) -> Result<String, Failure> {
         let names: Vec<String> =
             self.members.iter().map(|m| format!("{} ({})", m.display_name, m.role)).collect();
         let mut text = format!(
@@ -96,22 +105,32 @@ impl Created {
                 self.invite_url,
             );
         }
+        if let Some(paths) = written {
+            text.push_str(
+                "The client configuration of each member was written; it holds a secret key that is \
+                 kept\nnowhere else. A client is told of it with CLAUDEMESH_CONFIG_DIR.\n\n",
+            );
+            for path in paths {
+                let _ = writeln!(text, "  {}", path.display());
+            }
+            return Ok(text);
+        }
         text.push_str(
             "The client configuration (config.json) of each member follows. It holds a secret key \
              that is\nshown only now and kept nowhere: save it where only that member can read it.\n",
         );
         for member in &self.members {
-            let config = self.client_config(member, broker_url, &joined_at)?;
+            let config = self.client_config(member, broker_url)?;
             let _ = write!(text, "\n# {}\n{config}", member.display_name);
         }
         Ok(text)
     }
 
-    fn client_config(
+    /// A member's `config.json`.
+    pub(super) fn client_config(
         &self,
         member: &CreatedMember,
         broker_url: &str,
-        joined_at: &str,
     ) -> Result<String, Failure> {
         let mesh = ClientMesh {
             mesh_id: self.mesh.id.as_str(),
@@ -121,10 +140,10 @@ impl Created {
             pubkey: &member.pubkey,
             secret_key: &member.secret_key,
             broker_url,
-            joined_at,
+            joined_at: &protocol::time::iso(self.mesh.created_at),
             root_key: &self.mesh.root_key,
         };
-        pretty(&ClientConfig { version: 1, meshes: [mesh] })
+        pretty(&ClientConfig { version: 1, display_name: &member.display_name, meshes: [mesh] })
     }
 }
 

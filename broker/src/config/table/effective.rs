@@ -67,6 +67,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..STORE
     },
     Setting {
+        name: "STORE_WAIT_SECONDS",
+        default: Default::Is("30"),
+        what: "Seconds that `serve` and `migrate` wait for a Postgres that is not there yet",
+        set: |c, text| seconds(text, 0..=3600).map(|t| c.store_wait = t),
+        ..STORE
+    },
+    Setting {
         name: "REDIS_URL",
         what: "Redis that the nodes of a cluster talk through, `redis://` or `rediss://`, for a Redis \
                Cluster `redis-cluster://` or `rediss-cluster://`; without it, one node runs alone",
@@ -355,6 +362,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "GIT_SHA",
+        default: Default::Derived("the commit", |_| crate::build::COMMIT.to_owned()),
         what: "The build, as `/health` names it",
         set: |c, text| name(text).map(|sha| c.git_sha = Some(sha)),
         ..NODE

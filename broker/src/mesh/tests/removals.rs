@@ -95,7 +95,11 @@ fn a_role_that_changed_is_saved_once() {
     scene.greet(1, "ana");
     scene.greet(2, "ben");
     scene.now += 10;
-    let membership = Arc::new(Membership::default());
+    let mut membership = Membership::default();
+    for member in ["ana", "ben"] {
+        membership.add(member.into(), false, false);
+    }
+    let membership = Arc::new(membership);
     for _ in 0..2 {
         let asked = scene.now;
         scene.input(Input::Membership { asked, membership: membership.clone() });
@@ -103,4 +107,16 @@ fn a_role_that_changed_is_saved_once() {
     let saved = scene.commit().into_iter().filter(|write| matches!(write, Write::SaveLease(_)));
     assert_eq!(saved.count(), 1, "of ana, who is no owner any more");
     assert!(scene.mesh.roster.iter().all(|(_, lease)| !lease.record.moderator));
+}
+
+/// Its hello was checked before the store was asked, and its lease was durable only afterwards.
+#[test]
+fn whom_the_store_did_not_know_yet_keeps_its_role() {
+    let mut scene = Scene::new();
+    scene.greet(1, "ana");
+    scene.now += 10;
+    let asked = scene.now;
+    scene.input(Input::Membership { asked, membership: Arc::default() });
+    assert!(scene.commit().is_empty());
+    assert!(scene.mesh.roster.iter().all(|(_, lease)| lease.record.moderator), "she is the owner");
 }

@@ -119,6 +119,7 @@ fn again(error: &StoreError) -> StoreError {
     match error {
         StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
         StoreError::NotAttempted(why) => StoreError::NotAttempted(why.clone()),
+        StoreError::Unusable(why) => StoreError::Unusable(why.clone()),
         StoreError::BadData(why) => StoreError::BadData(why.clone()),
         StoreError::Corrupt(why) => StoreError::Corrupt(why.clone()),
     }

@@ -31,7 +31,8 @@ pub(super) fn classify(task: &str, error: &Error) -> StoreError {
                 .and_then(PgDatabaseError::constraint)
                 .map(|name| format!(" at {name}"))
                 .unwrap_or_default();
-            let text = format!("{task}: SQLSTATE {code}{at}");
+            let words = in_words(&code).map(|words| format!(" ({words})")).unwrap_or_default();
+            let text = format!("{task}: SQLSTATE {code}{words}{at}");
             if code.starts_with("22") || code.starts_with("23") {
                 StoreError::BadData(text)
             } else {
@@ -54,6 +55,33 @@ pub(super) fn classify(task: &str, error: &Error) -> StoreError {
             StoreError::Unavailable(format!("{task}: the address or the TLS set-up is not usable"))
         }
         _ => StoreError::Unavailable(format!("{task}: the connection failed")),
+    }
+}
+
+/// Codes that an operator meets, and can do something about (Postgres manual, appendix A).
+fn in_words(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "28P01" => "the password is wrong",
+        "28000" => "this user may not log in from here",
+        "3D000" => "there is no such database",
+        "42501" => "a right is missing",
+        "25006" => "it is read-only",
+        "53300" => "it has no connection left",
+        "53100" => "its disk is full",
+        "57P01" => "it was told to stop",
+        "57P03" => "it is starting or stopping",
+        _ => return None,
+    })
+}
+
+/// Whether connecting again cannot help: the address, the user or the database is not right.
+pub(super) fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Configuration(_) => true,
+        Error::Database(db) => db
+            .code()
+            .is_some_and(|code| code.starts_with("28") || code == "3D000" || code == "42501"),
+        _ => false,
     }
 }
 

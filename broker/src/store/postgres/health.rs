@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::error::{bounded, classify, unstored};
 use super::session::{self, READ_LIMIT};
 use super::{Postgres, read};
-use crate::store::{Claim, HEALTH_FRESH_S, StoreError};
+use crate::store::{Claim, HEALTH_FRESH_S, StoreError, migrations};
 
 /// Longest wait for our own and other nodes' migrations together.
 const MIGRATE_LIMIT: Duration = Duration::from_mins(2);
@@ -28,7 +28,7 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError
         let work = async {
             // Another node's migration may take longer than any statement of ours should.
             session::take_time(&mut conn).await?;
-            let done = migrator().run_direct(None, &mut conn, false).await;
+            let done = migrations::postgres().run_direct(None, &mut conn, false).await;
             done.map_err(plain)
         };
         match bounded(TASK, MIGRATE_LIMIT, work).await {
@@ -41,14 +41,6 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError
         }
     }
     Err(last)
-}
-
-fn migrator() -> Migrator {
-    let mut migrator = sqlx::migrate!("../migrations/postgres");
-    migrator.create_schema("broker");
-    migrator.dangerous_set_table_name("broker.migration");
-    migrator.set_ignore_missing(true);
-    migrator
 }
 
 /// What a migration failed on, if it was the database; else that it failed.
@@ -75,6 +67,14 @@ pub(super) async fn healthy(store: &Postgres) -> Result<(), StoreError> {
 }
 
 pub(super) async fn unsafe_settings(store: &Postgres) -> Result<Vec<String>, StoreError> {
+    let mut reader = store.reader().await?;
+    let found = unsafe_settings_of(&mut reader).await?;
+    reader.release();
+    Ok(found)
+}
+
+/// What this connection's server runs with and should not.
+pub(super) async fn unsafe_settings_of(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
     const TASK: &str = "reading the store's settings";
     let query = sqlx::query(
         "SELECT current_setting('fsync') = 'off' AS fsync,
@@ -84,7 +84,7 @@ pub(super) async fn unsafe_settings(store: &Postgres) -> Result<Vec<String>, Sto
                 AND EXISTS (SELECT FROM pg_stat_replication
                     WHERE coalesce(application_name, '') <> 'pg_basebackup') AS standby",
     );
-    let row = read!(store, "reading the store's settings", query, fetch_one);
+    let row = bounded(TASK, READ_LIMIT, query.fetch_one(conn)).await?;
     let found = [
         ("fsync", "fsync is off: a crash of its host may lose or damage what was acknowledged"),
         ("pages", "full_page_writes is off: a crash of its host may damage the database"),

@@ -11,7 +11,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
 
-use super::error::{bounded, classify};
+use super::error::{bounded, classify, is_final};
 use crate::store::StoreError;
 
 /// Connecting, TLS included. Two tries fit into the 5 s that a client gives a hello.
@@ -26,7 +26,7 @@ pub(super) const STATEMENT_LIMIT: Duration = Duration::from_mins(2);
 
 /// Connections for reads: hellos, pages and activations are short, and a hundred nodes with ten
 /// connections and two lanes each still fit under a server's thousand.
-const READERS: u32 = 10;
+pub(super) const READERS: u32 = 10;
 
 /// Makes what the promises rest on explicit, and the server notice what we cannot tell it.
 ///
@@ -73,6 +73,12 @@ pub(super) async fn take_time(conn: &mut PgConnection) -> Result<(), sqlx::Error
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| classify("reading the database address", &error))?;
+    // sqlx takes the brackets of an IPv6 address for a part of the name that it looks up.
+    let bare = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let options = match bare.map(str::to_owned) {
+        Some(host) => options.host(&host),
+        None => options,
+    };
     // What to log is decided where an error is handled; sqlx would quote statements.
     Ok(options.application_name("claudemesh-broker").disable_statement_logging())
 }
@@ -88,12 +94,28 @@ pub(super) fn pool(options: PgConnectOptions) -> PgPool {
 
 /// A connection of its own, for a lane or a claim.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    bounded("connecting", CONNECT_LIMIT, async {
-        let mut conn = PgConnection::connect_with(options).await?;
-        prepare(&mut conn).await?;
-        Ok::<_, sqlx::Error>(conn)
+    bounded("connecting", CONNECT_LIMIT, connect(options)).await
+}
+
+/// A connection, with a word on whether to try again if there is none: [`StoreError::Unusable`] is
+/// final.
+pub(super) async fn first(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    let opened = bounded("connecting", CONNECT_LIMIT, async {
+        Ok::<_, sqlx::Error>(match connect(options).await {
+            Err(error) if is_final(&error) => Err(classify("connecting", &error)),
+            opened => Ok(opened?),
+        })
+    });
+    opened.await?.map_err(|error| match error {
+        StoreError::Unavailable(why) => StoreError::Unusable(why),
+        other => other,
     })
-    .await
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut conn = PgConnection::connect_with(options).await?;
+    prepare(&mut conn).await?;
+    Ok(conn)
 }
 
 async fn prepare(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -139,5 +161,23 @@ impl Deref for Reader {
 impl DerefMut for Reader {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.conn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::options;
+
+    #[test]
+    fn hosts_are_understood_in_every_form() {
+        for (url, host, port) in [
+            ("postgres://u:p@db.example/x", "db.example", 5432),
+            ("postgres://u@127.0.0.1:6000/x", "127.0.0.1", 6000),
+            ("postgres://u@[::1]:6000/x", "::1", 6000),
+            ("postgresql://u@[fdaa:0:1::3]/x?sslmode=disable", "fdaa:0:1::3", 5432),
+        ] {
+            let options = options(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!((options.get_host(), options.get_port()), (host, port), "{url}");
+        }
     }
 }

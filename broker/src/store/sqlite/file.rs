@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::SqlitePool;
-use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::error::{StoreResult, unavailable};
 use super::{BUSY, READERS, now};
-use crate::store::Claim;
+use crate::store::{Claim, migrations};
 
 /// Pages of log that are copied back at once: 16 MiB. SQLite's own 4 MiB makes the writer stop
 /// four times as often to copy the same hot pages.
@@ -29,13 +28,6 @@ const STATEMENTS: usize = 200;
 
 /// How long to wait for another process that opens or migrates the file.
 const ALONE: Duration = Duration::from_mins(1);
-
-pub(super) static MIGRATIONS: Migrator = {
-    let mut migrations = sqlx::migrate!("../migrations/sqlite");
-    // A newer node may have been here.
-    migrations.ignore_missing = true;
-    migrations
-};
 
 /// The file holds secret keys: only its owner may read it, or anything beside it.
 pub(super) fn create(path: &Path) -> StoreResult<()> {
@@ -141,7 +133,7 @@ async fn alone(path: &Path) -> StoreResult<Lock> {
 
 pub(super) async fn migrate(path: &Path, writer: &SqlitePool) -> StoreResult<()> {
     let _lock = alone(path).await?;
-    let migrated = tokio::time::timeout(ALONE, MIGRATIONS.run(writer)).await;
+    let migrated = tokio::time::timeout(ALONE, migrations::sqlite().run(writer)).await;
     let late = |_| unavailable(format!("not migrated within {} s", ALONE.as_secs()));
     migrated.map_err(late)?.map_err(|error| unavailable(format!("cannot migrate: {error}")))
 }

@@ -209,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn statements_of_a_commit_find_their_rows_by_whole_keys() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        super::super::file::MIGRATIONS.run(&mut connection).await.unwrap();
+        crate::store::migrations::sqlite().run(&mut connection).await.unwrap();
         let all: [&Statement; 9] = [
             &EPOCHS,
             &KEYS,

@@ -190,6 +190,14 @@ impl Node {
         node
     }
 
+    /// Settings for commands, and no process.
+    pub(crate) fn idle(settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let ground = Ground::at(None, None);
+        let (settings, may_fail) = (settings.collect(), false);
+        Self { ground, settings, starter: &[], port: 0, process: None, may_fail }
+    }
+
     /// Starts the process and waits for nothing.
     pub(crate) fn launch(ground: Arc<Ground>, settings: &[(&str, &str)]) -> Self {
         Self::launch_by(&[], ground, settings)

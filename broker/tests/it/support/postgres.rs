@@ -88,9 +88,7 @@ impl Server {
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
-        if let Some((uid, gid)) = servant() {
-            chown(&folder, Some(uid), Some(gid)).unwrap();
-        }
+        give_to_servant(&folder);
         run(as_servant(program("initdb")).args([
             "--pgdata",
             folder.to_str().unwrap(),
@@ -232,7 +230,7 @@ fn signal(signal: &str, pid: u32) -> std::io::Result<std::process::Output> {
 }
 
 /// A port nobody listens on at the moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -269,7 +267,14 @@ fn servant() -> Option<(u32, u32)> {
     })
 }
 
-fn as_servant(program: PathBuf) -> Command {
+/// Lets that user write there.
+pub(crate) fn give_to_servant(folder: &Path) {
+    if let Some((uid, gid)) = servant() {
+        chown(folder, Some(uid), Some(gid)).unwrap();
+    }
+}
+
+pub(crate) fn as_servant(program: PathBuf) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/");
     if let Some((uid, gid)) = servant() {

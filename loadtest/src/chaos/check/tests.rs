@@ -56,7 +56,8 @@ impl Story {
     }
 
     fn fault(&mut self, began: u64, ended: u64, name: &str, forgets: bool) -> &mut Self {
-        let began_line = What::FaultBegan { name: name.to_owned(), meshes: Vec::new(), forgets };
+        let (name, meshes) = (name.to_owned(), Vec::new());
+        let began_line = What::FaultBegan { name, meshes, forgets, reachable: false };
         self.tell(began, RUNNER, began_line).tell(ended, RUNNER, What::FaultEnded);
         self.tell(ended + 500, RUNNER, What::Recovered);
         self.tell(ended + 500, RUNNER, What::Raised { times: 1 })
@@ -327,5 +328,24 @@ fn lines_are_read_as_they_were_written() {
     for line in good().0 {
         let text = serde_json::to_string(&line).unwrap();
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line, "{text}");
+    }
+}
+
+#[test]
+fn a_refused_connection_is_a_breach_where_somebody_was_ready() {
+    let refused = || What::ConnectionRefused { why: "503".to_owned() };
+    let began = |reachable| What::FaultBegan {
+        name: "redis-paused-30s".to_owned(),
+        meshes: Vec::new(),
+        forgets: false,
+        reachable,
+    };
+    for (reachable, breaches) in [(true, 1), (false, 0)] {
+        let mut run = Story::default();
+        run.tell(5_000, RUNNER, began(reachable)).tell(6_000, 0, refused());
+        run.tell(7_000, RUNNER, What::Recovered).tell(8_000, 0, refused());
+        let verdict = run.verdict();
+        assert_eq!(verdict.connections_refused, 2);
+        assert_eq!(verdict.counts.get(&Breach::Refused).copied().unwrap_or_default(), breaches);
     }
 }

@@ -48,7 +48,7 @@ impl Habits {
 }
 
 /// Before the next attempt to connect.
-pub(super) fn pause(failures: u32, rng: &mut Rng) -> Duration {
+pub(crate) fn pause(failures: u32, rng: &mut Rng) -> Duration {
     let limit = (PAUSE_MS << failures.min(6)).min(PAUSE_LIMIT_MS);
     Duration::from_millis(rng.below(limit))
 }

@@ -91,11 +91,11 @@ pub(crate) async fn begin(
             cluster.kill_redis().await;
             vec![Undo::RedisBack]
         }
-        F::RedisPaused => {
+        F::RedisPaused | F::RedisPausedLong => {
             cluster.signal_redis("STOP");
             vec![Undo::RedisOn]
         }
-        F::PostgresStopped | F::PostgresCrashed => {
+        F::PostgresStopped | F::PostgresStoppedLong | F::PostgresCrashed => {
             cluster.stop_postgres(fault == F::PostgresCrashed).await;
             vec![Undo::PostgresBack]
         }

@@ -25,24 +25,35 @@ impl Step {
             && self.faults.iter().any(|fault| fault.loses_owner())
     }
 
+    /// See [`Fault::leaves_nodes_ready`].
+    pub(crate) fn leaves_nodes_ready(&self) -> bool {
+        self.faults.iter().all(|fault| fault.leaves_nodes_ready())
+    }
+
     fn fits(&self, nodes: usize) -> bool {
         self.faults.iter().all(|fault| nodes > 1 || !fault.about().needs_cluster)
     }
 }
 
-/// One of each kind that matters most: some five minutes with the default grace.
-pub(crate) fn short(nodes: usize) -> Vec<Step> {
+/// One of each kind that matters most: some five minutes with the default grace. Behind a balancer
+/// what all nodes suffer lasts for longer than its checks take.
+pub(crate) fn short(nodes: usize, balancer: bool) -> Vec<Step> {
     use Fault as F;
+    let (postgres, redis) = if balancer {
+        (F::PostgresStoppedLong, F::RedisPausedLong)
+    } else {
+        (F::PostgresStopped, F::RedisPaused)
+    };
     let faults = [
         F::KillOwner,
         F::KillEdge,
         F::KillOwnerAndEdge,
         F::RedisKilled,
         F::FreezeOwner,
-        F::PostgresStopped,
+        postgres,
         F::CutRedis,
         F::DropSubscribers,
-        F::RedisPaused,
+        redis,
         F::Rolling,
         F::CutPostgres,
         F::Join,
@@ -122,8 +133,8 @@ mod tests {
 
     #[test]
     fn the_short_plan_has_what_it_must() {
-        assert!(short(3).len() >= 8);
-        assert!(short(3).contains(&Step::of(Fault::Rolling)));
+        assert!(short(3, false).len() >= 8);
+        assert!(short(3, true).contains(&Step::of(Fault::Rolling)));
     }
 
     #[test]

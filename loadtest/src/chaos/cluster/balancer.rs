@@ -1,0 +1,115 @@
+//! haproxy in front of the nodes: the very file that `deploy/` has, with the addresses of this run.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, sleep, timeout};
+
+use super::child::{Child, Program};
+use super::ports;
+use crate::Error;
+
+const CONFIG: &str = include_str!("../../../../deploy/haproxy.cfg");
+
+/// Until it passes something on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ends when dropped.
+pub(crate) struct Balancer {
+    pub(crate) port: u16,
+    _child: Child,
+}
+
+impl Balancer {
+    /// One that passes connections on to whichever of these ports is ready; its log goes to `out`.
+    pub(super) async fn start(out: &Path, servers: &[u16]) -> Result<Self, Error> {
+        let port = ports::free()?;
+        let file = out.join("haproxy.cfg");
+        std::fs::write(&file, config(port, servers)?)?;
+        let mut program = Program::new(&program()?);
+        program.command.arg("-db").arg("-f").arg(&file);
+        let child = program.start(&out.join("haproxy.log"))?;
+        let balancer = Self { port, _child: child };
+        let deadline = Instant::now() + PATIENCE;
+        while !balancer.passes_on().await {
+            if Instant::now() >= deadline {
+                return Err(Error::Cluster(
+                    "haproxy passes nothing on; see haproxy.log".to_owned(),
+                ));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(balancer)
+    }
+
+    async fn passes_on(&self) -> bool {
+        let ask = async {
+            let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            let request = "GET /health HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n";
+            socket.write_all(request.as_bytes()).await.ok()?;
+            let mut head = [0; 12];
+            socket.read_exact(&mut head).await.ok()?;
+            Some(head == *b"HTTP/1.1 200")
+        };
+        timeout(Duration::from_secs(1), ask).await.ok().flatten() == Some(true)
+    }
+}
+
+/// Debian keeps it off a user's path.
+fn program() -> Result<PathBuf, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders.map(|folder| folder.join("haproxy")).find(|path| path.exists()).ok_or_else(|| {
+        Error::Cluster("haproxy is not installed (Debian: apt-get install haproxy)".to_owned())
+    })
+}
+
+/// The deployed file with other addresses, and a word in each answer on which server gave it.
+fn config(port: u16, servers: &[u16]) -> Result<String, Error> {
+    let mut config = String::new();
+    let mut in_resolvers = false;
+    let (mut binds, mut found) = (0, 0);
+    for line in CONFIG.lines() {
+        if !line.starts_with(' ') && !line.is_empty() {
+            in_resolvers = line.starts_with("resolvers ");
+        }
+        let trimmed = line.trim();
+        if in_resolvers {
+            continue;
+        } else if trimmed.starts_with("bind ") {
+            binds += 1;
+            let _ = writeln!(config, "    bind 127.0.0.1:{port}");
+        } else if trimmed.starts_with("server ") {
+            found += 1;
+        } else if trimmed.starts_with("default-server ") {
+            let (kept, _) = line.split_once(" resolvers ").unwrap_or((line, ""));
+            let _ = writeln!(config, "{kept}");
+        } else {
+            let _ = writeln!(config, "{line}");
+        }
+    }
+    if (binds, found) != (1, 3) || !config.trim_end().contains("backend nodes") {
+        return Err(Error::Cluster("deploy/haproxy.cfg is not what it was".to_owned()));
+    }
+    // The servers were the last thing in the file, and these are of the same section.
+    let _ = writeln!(config, "    http-response set-header x-served-by %s");
+    for server in servers {
+        let _ = writeln!(config, "    server {server} 127.0.0.1:{server}");
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deployed_file_has_what_is_replaced() {
+        let config = config(1, &[2, 3]).unwrap();
+        assert!(config.contains("bind 127.0.0.1:1\n") && config.contains("server 3 127.0.0.1:3\n"));
+        assert!(config.contains("GET /health/ready") && !config.contains("resolvers"));
+        assert!(!config.contains("node-a"), "{config}");
+    }
+}
