@@ -1,8 +1,9 @@
 //! Sessions that only stay: many sockets, in meshes of their own, that come back when they are closed.
 //! Nobody among them ever leaves, so none may see another come or go.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -28,7 +29,8 @@ const OPENED_AT_ONCE: usize = 20;
 #[derive(Default)]
 struct Seen {
     connections: AtomicU64,
-    refused: AtomicU64,
+    /// By what was said.
+    refused: Mutex<BTreeMap<String, u64>>,
     events: AtomicU64,
 }
 
@@ -83,16 +85,19 @@ impl Bystanders {
         if self.sessions == 0 {
             return;
         }
-        let of = |count: &AtomicU64| count.load(Relaxed);
         let Seen { connections, refused, events } = &*self.seen;
-        let (connections, refused, events) = (of(connections), of(refused), of(events));
+        let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = events.load(Relaxed);
         let text = format!(
-            "{} bystanders: {connections} connections, {refused} refused, {events} presence events",
-            self.sessions
+            "{} bystanders: {} connections, {} refused, {events} presence events",
+            self.sessions,
+            connections.load(Relaxed),
+            refused.values().sum::<u64>()
         );
-        eprintln!("chaos: {text}");
-        if refused + events > 0 {
-            shared.complain(text);
+        if refused.is_empty() && events == 0 {
+            eprintln!("chaos: {text}");
+        } else {
+            shared.complain(format!("{text}; {refused:?}"));
         }
     }
 }
@@ -130,8 +135,10 @@ impl Bystander {
                     self.seen.connections.fetch_add(1, Relaxed);
                     return pipe;
                 }
-                Err(Failed::Refused(_)) => {
-                    self.seen.refused.fetch_add(1, Relaxed);
+                Err(Failed::Refused(why)) => {
+                    let refused = self.seen.refused.lock();
+                    let mut refused = refused.unwrap_or_else(PoisonError::into_inner);
+                    *refused.entry(why).or_default() += 1;
                 }
                 Err(Failed::Hello(_)) => {}
             }

@@ -80,8 +80,9 @@ impl Cluster {
         for _ in 0..SPARE_PLACES {
             self.add_place().await?;
         }
-        let servers: Vec<u16> = self.places.iter().map(|place| place.port).collect();
-        let balancer = Balancer::start(&self.settings.out, &servers).await?;
+        let ports = |places: &[Place]| places.iter().map(|place| place.port).collect::<Vec<_>>();
+        let empty = ports(&self.places[self.places.len() - SPARE_PLACES..]);
+        let balancer = Balancer::start(&self.settings.out, &ports(&self.places), &empty).await?;
         self.shared.put_behind(balancer.port);
         Ok(balancer)
     }

@@ -13,6 +13,9 @@ use crate::Error;
 
 const CONFIG: &str = include_str!("../../../../deploy/haproxy.cfg");
 
+/// Connections that a run may have.
+const CONNECTIONS: u32 = 4_000;
+
 /// Until it passes something on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,17 +26,23 @@ pub(crate) struct Balancer {
 }
 
 impl Balancer {
-    /// One that passes connections on to whichever of these ports is ready; its log goes to `out`.
-    pub(super) async fn start(out: &Path, servers: &[u16]) -> Result<Self, Error> {
+    /// One that passes connections on to whichever of these ports is ready, and knows already that
+    /// nobody is at those in `empty`. Its log goes to `out`.
+    pub(super) async fn start(out: &Path, servers: &[u16], empty: &[u16]) -> Result<Self, Error> {
         let port = ports::free()?;
         let file = out.join("haproxy.cfg");
         std::fs::write(&file, config(port, servers)?)?;
         let mut program = Program::new(&program()?);
         program.command.arg("-db").arg("-f").arg(&file);
-        let child = program.start(&out.join("haproxy.log"))?;
+        let log = out.join("haproxy.log");
+        let child = program.start(&log)?;
         let balancer = Self { port, _child: child };
         let deadline = Instant::now() + PATIENCE;
-        while !balancer.passes_on().await {
+        let knows = || {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            empty.iter().all(|port| said.contains(&format!("nodes/{port} is DOWN")))
+        };
+        while !knows() || !balancer.passes_on().await {
             if Instant::now() >= deadline {
                 return Err(Error::Cluster(
                     "haproxy passes nothing on; see haproxy.log".to_owned(),
@@ -81,6 +90,9 @@ fn config(port: u16, servers: &[u16]) -> Result<String, Error> {
         } else if trimmed.starts_with("bind ") {
             binds += 1;
             let _ = writeln!(config, "    bind 127.0.0.1:{port}");
+        } else if trimmed.starts_with("maxconn ") {
+            // It would take two files each, more than a machine for tests may allow.
+            let _ = writeln!(config, "    maxconn {CONNECTIONS}");
         } else if trimmed.starts_with("server ") {
             found += 1;
         } else if trimmed.starts_with("default-server ") {
