@@ -149,6 +149,7 @@ pub(crate) struct Conformance {
 }
 
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Chaos {
     /// The broker's program; beside this one if not given.
     #[arg(long)]

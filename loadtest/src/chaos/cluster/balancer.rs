@@ -84,23 +84,22 @@ fn config(port: u16, servers: &[u16]) -> Result<String, Error> {
         if !line.starts_with(' ') && !line.is_empty() {
             in_resolvers = line.starts_with("resolvers ");
         }
-        let trimmed = line.trim();
-        if in_resolvers {
-            continue;
-        } else if trimmed.starts_with("bind ") {
-            binds += 1;
-            let _ = writeln!(config, "    bind 127.0.0.1:{port}");
-        } else if trimmed.starts_with("maxconn ") {
+        let line = match line.split_whitespace().next().unwrap_or_default() {
+            _ if in_resolvers => continue,
+            "server" => {
+                found += 1;
+                continue;
+            }
+            "bind" => {
+                binds += 1;
+                &format!("    bind 127.0.0.1:{port}")
+            }
             // It would take two files each, more than a machine for tests may allow.
-            let _ = writeln!(config, "    maxconn {CONNECTIONS}");
-        } else if trimmed.starts_with("server ") {
-            found += 1;
-        } else if trimmed.starts_with("default-server ") {
-            let (kept, _) = line.split_once(" resolvers ").unwrap_or((line, ""));
-            let _ = writeln!(config, "{kept}");
-        } else {
-            let _ = writeln!(config, "{line}");
-        }
+            "maxconn" => &format!("    maxconn {CONNECTIONS}"),
+            "default-server" => line.split_once(" resolvers ").map_or(line, |(kept, _)| kept),
+            _ => line,
+        };
+        let _ = writeln!(config, "{line}");
     }
     if (binds, found) != (1, 3) || !config.trim_end().contains("backend nodes") {
         return Err(Error::Cluster("deploy/haproxy.cfg is not what it was".to_owned()));
