@@ -1,5 +1,5 @@
 #!/bin/sh
-# What members of one mesh can do to another: the other's acks and the node's memory, quiet and under each
+# What a member of one mesh can do to another: the other's acks and the node's memory, quiet and under each
 # attack in turn. The node has core 0 to itself; attackers and prober share core 1, the prober first.
 #
 #   loadtest/attacks.sh BROKER LOADTEST [ROUNDS] [SECONDS] [ATTACK…]

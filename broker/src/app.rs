@@ -343,7 +343,7 @@ fn edge_of(
         sockets: AtomicU64::new(1),
         meshes,
         half_open: HalfOpen::new(config.half_open_per_address, edge::most_half_open()),
-        unfinished: Unfinished::default(),
+        unfinished: Unfinished::new(config.max_frame_bytes),
         readiness: Readiness::new(config.redis_url.is_some()),
         refuses: AtomicBool::new(false),
         leaving,

@@ -28,7 +28,7 @@ pub use accept::{CONNECTION_TIME, HALF_OPEN_MOST, REQUEST_TIMEOUT, accept, most_
 pub use address::PerAddress;
 use axum::http::HeaderName;
 pub use half_open::HalfOpen;
-pub use metered::{UNFINISHED_BEFORE_HELLO, UNFINISHED_BYTES, UNFINISHED_FREE, Unfinished};
+pub use metered::{UNFINISHED_FRAMES, UNFINISHED_FREE, UNFINISHED_PART_FRAMES, Unfinished};
 use protocol::Close;
 pub use readiness::{Readiness, Service};
 pub use routes::routes;

@@ -191,9 +191,9 @@ fn of_a_message_or_request() -> Vec<Row> {
         (
             "Bytes of a node's unfinished messages, but for the first of each",
             format!(
-                "{}, of which {} before a hello; {} are free",
-                bytes(edge::UNFINISHED_BYTES),
-                bytes(edge::UNFINISHED_BEFORE_HELLO),
+                "{} × `MAX_FRAME_BYTES`, of which {} for each mesh and for all before a hello; {} are free",
+                edge::UNFINISHED_FRAMES,
+                edge::UNFINISHED_PART_FRAMES,
                 bytes(edge::UNFINISHED_FREE)
             ),
             "closed: `unavailable`",

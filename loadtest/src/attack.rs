@@ -1,4 +1,4 @@
-//! Members that mean no good, for as long as it is to last: what another mesh notices of it is measured
+//! A member that means no good, with all the sessions it may have, for as long as it is to last: what another mesh notices of it is measured
 //! by `pace` beside, see `attacks.sh`.
 //!
 //! Each attack goes as fast as the broker lets it. Whoever is closed comes back at once.
@@ -106,7 +106,10 @@ struct Attacker {
 
 /// Attacks until the time is over, and says how often.
 pub(crate) async fn run(options: &Attack) -> Result<(), Error> {
-    let mesh = Arc::new(Mesh::read(&options.mesh)?);
+    let mut mesh = Mesh::read(&options.mesh)?;
+    // One member, who is no admin.
+    mesh.members = mesh.members.split_off(mesh.members.len() - 1);
+    let mesh = Arc::new(mesh);
     let ends = Instant::now() + Duration::from_secs(options.seconds);
     let (done, closed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut tasks = JoinSet::new();
@@ -205,7 +208,7 @@ impl Attacker {
         }
     }
 
-    /// A session of a member that is not the mesh's first.
+    /// One of its sessions.
     fn hello(&self, index: u32) -> Result<String, Error> {
         let identity = Identity::new(&self.mesh, index)
             .map_err(|_| Error::Options("a member's secret_key is malformed"))?;

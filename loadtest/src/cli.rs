@@ -39,7 +39,7 @@ pub(crate) enum Command {
     Conformance(Conformance),
     /// Starts a cluster of its own, breaks it in every way it knows, and judges what clients saw.
     Chaos(Chaos),
-    /// Members that mean no good: one kind of attack, for a while.
+    /// A member that means no good: one kind of attack, for a while.
     Attack(Attack),
     /// Signs hellos for k6, on this machine alone, until it is ended.
     Signer(Signer),
@@ -199,7 +199,7 @@ pub(crate) struct Attack {
     /// What they do.
     #[arg(value_enum)]
     pub(crate) kind: crate::attack::Kind,
-    /// As for `burst`: whose members attack.
+    /// As for `burst`: whose last member attacks.
     #[arg(long)]
     pub(crate) mesh: PathBuf,
     /// The broker.

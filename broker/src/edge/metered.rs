@@ -10,15 +10,18 @@
 //! How long a message may stay unfinished is the connection's to say; here is since when it is.
 //! The largest message of an attached peer is checked by the library.
 
+use std::collections::HashMap;
 use std::io;
+use std::num::NonZero;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
 
 use protocol::limits::HELLO_BYTES;
-use protocol::{Close, close};
+use protocol::{Close, MeshId, close};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::session::{VERB_BURST, VERBS_PER_SECOND};
@@ -30,14 +33,17 @@ const SMALL: u64 = 128;
 /// Bytes of an unfinished message that count for nothing: nearly all messages are smaller, and
 /// 10,000 connections that each keep so much cost 160 MiB.
 pub const UNFINISHED_FREE: usize = 16 * 1024;
-/// Bytes beyond that of all unfinished messages of a node: thirty of the largest at once, or half
-/// as many if they come in fragments, which are kept twice. Each is
-/// in flight for a moment only, and a client that is refused retries.
-pub const UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
-/// The part of it that messages before a hello may fill, so that outsiders leave room for peers.
-pub const UNFINISHED_BEFORE_HELLO: usize = UNFINISHED_BYTES / 4;
+/// Bytes beyond that of all unfinished messages of a node, in frames of the largest size; half as many
+/// if they come in fragments, which are kept twice. Each is in flight for a moment only, and a client
+/// that is refused retries.
+pub const UNFINISHED_FRAMES: usize = 8;
+/// Of them those of one mesh, so that its members leave room for others; and those of all sockets
+/// without a hello, so that outsiders leave room for peers.
+pub const UNFINISHED_PART_FRAMES: usize = UNFINISHED_FRAMES / 4;
 /// It is taken in steps, so that few reads touch what all connections share.
 const STEP: usize = 64 * 1024;
+/// Bytes of one connection that are read before others have their turn.
+const TURN: usize = 32 * 1024;
 
 /// What a peer has exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,42 +72,114 @@ impl Bound {
     }
 }
 
-/// Bytes of unfinished messages, of all connections of a node. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Unfinished(Arc<AtomicUsize>);
+/// Bytes of unfinished messages, of all connections of a node, and of them those of each mesh and of
+/// nobody yet. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Unfinished(Arc<Node>);
+
+#[derive(Debug)]
+struct Node {
+    all: AtomicUsize,
+    outsiders: Arc<Part>,
+    meshes: Mutex<HashMap<MeshId, Weak<Part>>>,
+    largest: usize,
+}
+
+/// What the connections of one mesh have of a node's time and memory together.
+#[derive(Debug)]
+pub(super) struct Part {
+    unfinished: AtomicUsize,
+    /// Who sends without a pause is read in turns: as many of a mesh at once as there are processors.
+    /// However many they are, others wait for one of them.
+    pub(super) turns: Arc<Semaphore>,
+}
+
+impl Part {
+    fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { unfinished: AtomicUsize::new(0), turns: Arc::new(Semaphore::new(processors)) }
+    }
+}
 
 impl Unfinished {
-    fn take(&self, bytes: usize, most: usize) -> bool {
-        let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= most);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    /// Nothing is unfinished. `largest`: bytes of the largest frame.
+    pub fn new(largest: usize) -> Self {
+        Self(Arc::new(Node {
+            all: AtomicUsize::new(0),
+            outsiders: Arc::new(Part::new()),
+            meshes: Mutex::default(),
+            largest,
+        }))
     }
+
+    /// The part of a mesh.
+    pub(super) fn of_mesh(&self, mesh: &MeshId) -> Arc<Part> {
+        let mut meshes = self.0.meshes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = meshes.get(mesh).and_then(Weak::upgrade) {
+            return part;
+        }
+        meshes.retain(|_, part| part.strong_count() > 0);
+        let part = Arc::new(Part::new());
+        meshes.insert(mesh.clone(), Arc::downgrade(&part));
+        part
+    }
+}
+
+fn take(count: &AtomicUsize, bytes: usize, most: usize) -> bool {
+    let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= most);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
 }
 
 /// What one connection has taken of [`Unfinished`]; given back when dropped.
 #[derive(Debug)]
 struct Share {
-    all: Unfinished,
+    node: Unfinished,
+    /// Its part: its mesh's, or the outsiders'.
+    part: Arc<Part>,
     bytes: usize,
 }
 
 impl Share {
+    fn new(node: Unfinished) -> Self {
+        let part = node.0.outsiders.clone();
+        Self { node, part, bytes: 0 }
+    }
+
     /// Grows for a message of which so many bytes have come, if there is room.
-    fn hold(&mut self, come: u64, most: usize) -> bool {
+    fn hold(&mut self, come: u64) -> bool {
         let come = usize::try_from(come).unwrap_or(usize::MAX);
         let Some(more) = come.saturating_sub(UNFINISHED_FREE).checked_sub(self.bytes) else {
             return true;
         };
         let more = more.div_ceil(STEP).saturating_mul(STEP);
-        let taken = more == 0 || self.all.take(more, most);
-        self.bytes += if taken { more } else { 0 };
-        taken
+        if more == 0 {
+            return true;
+        }
+        let largest = self.node.0.largest;
+        if !take(&self.part.unfinished, more, UNFINISHED_PART_FRAMES * largest) {
+            return false;
+        }
+        if !take(&self.node.0.all, more, UNFINISHED_FRAMES * largest) {
+            self.part.unfinished.fetch_sub(more, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += more;
+        true
     }
 
     fn give_back(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {
-            self.all.0.fetch_sub(bytes, Ordering::Relaxed);
+            self.part.unfinished.fetch_sub(bytes, Ordering::Relaxed);
+            self.node.0.all.fetch_sub(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// What it holds counts there from now on.
+    fn move_to(&mut self, part: Arc<Part>) {
+        part.unfinished.fetch_add(self.bytes, Ordering::Relaxed);
+        self.part.unfinished.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.part = part;
     }
 }
 
@@ -122,6 +200,8 @@ pub(super) struct Metered<S> {
     /// Since when a message has begun and is not whole.
     unfinished: Option<Instant>,
     share: Share,
+    /// Bytes read since others had their turn.
+    read: usize,
 }
 
 impl<S> Metered<S> {
@@ -132,7 +212,8 @@ impl<S> Metered<S> {
             left: (VERB_BURST * 1000, Instant::now()),
             greeting: true,
             unfinished: None,
-            share: Share { all, bytes: 0 },
+            share: Share::new(all),
+            read: 0,
         }
     }
 
@@ -141,9 +222,11 @@ impl<S> Metered<S> {
         &mut self.inner
     }
 
-    /// A hello was accepted: messages may be as large as the library lets them be.
-    pub(super) fn greeted(&mut self) {
+    /// A hello was accepted: messages may be as large as the library lets them be, and count as their
+    /// mesh's ([`Unfinished::of_mesh`]).
+    pub(super) fn greeted(&mut self, part: Arc<Part>) {
         self.greeting = false;
+        self.share.move_to(part);
     }
 
     /// Since when a message is unfinished, if there is one.
@@ -179,8 +262,7 @@ impl<S> Metered<S> {
         } else if whole || self.unfinished.is_none() {
             self.unfinished = Some(Instant::now());
         }
-        let most = if self.greeting { UNFINISHED_BEFORE_HELLO } else { UNFINISHED_BYTES };
-        if self.share.hold(self.frames.kept(), most) { Ok(()) } else { Err(Bound::Unfinished) }
+        if self.share.hold(self.frames.kept()) { Ok(()) } else { Err(Bound::Unfinished) }
     }
 }
 
@@ -195,8 +277,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         if self.greeting && self.frames.announced() > HELLO_BYTES as u64 {
             return Poll::Ready(Err(io::Error::other(Bound::Hello)));
         }
+        if self.read >= TURN {
+            self.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) else {
+            self.read = 0;
+            return Poll::Pending;
+        };
+        read?;
+        self.read += buf.filled().len() - before;
         Poll::Ready(self.count(&buf.filled()[before..]).map_err(io::Error::other))
     }
 }
@@ -392,7 +484,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_of_small_fragments_fails_and_a_trickle_does_not() {
-        let mut stream = Metered::new(tokio::io::empty(), Unfinished::default());
+        let mut stream = Metered::new(tokio::io::empty(), Unfinished::new(STEP));
         assert!(stream.afford(VERB_BURST) && !stream.afford(1));
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         assert!(stream.afford(VERBS_PER_SECOND) && !stream.afford(1));
@@ -423,18 +515,33 @@ mod tests {
 
     #[test]
     fn unfinished_messages_share_what_there_is() {
-        let all = Unfinished::default();
-        let share = || Share { all: all.clone(), bytes: 0 };
-        let held = || all.0.load(Ordering::Relaxed);
-        let (mut one, mut other) = (share(), share());
-        assert!(one.hold(UNFINISHED_FREE as u64, 0) && held() == 0);
-        assert!(one.hold(UNFINISHED_FREE as u64 + 1, 2 * STEP) && held() == STEP);
-        assert!(one.hold((UNFINISHED_FREE + STEP) as u64, STEP), "it has that already");
-        assert!(other.hold((UNFINISHED_FREE + STEP) as u64, 2 * STEP));
-        assert!(!one.hold((UNFINISHED_FREE + STEP) as u64 + 1, 2 * STEP) && held() == 2 * STEP);
+        const PART: usize = UNFINISHED_PART_FRAMES * 16 * STEP;
+        let node = Unfinished::new(16 * STEP);
+        let share = |mesh: &str| {
+            let mut share = Share::new(node.clone());
+            share.move_to(node.of_mesh(&mesh.into()));
+            share
+        };
+        let held = || node.0.all.load(Ordering::Relaxed);
+        let mut one = share("red");
+        assert!(one.hold(UNFINISHED_FREE as u64) && held() == 0);
+        assert!(one.hold(UNFINISHED_FREE as u64 + 1) && held() == STEP);
+        assert!(one.hold((UNFINISHED_FREE + STEP) as u64) && held() == STEP, "it has that already");
+        // One mesh fills its part, and others find room.
+        let mut other = share("red");
+        let rest = (UNFINISHED_FREE + PART - STEP) as u64;
+        assert!(other.hold(rest) && !other.hold(rest + 1) && held() == PART);
+        assert!(!one.hold((UNFINISHED_FREE + STEP) as u64 + 1));
+        let whole = (UNFINISHED_FREE + PART) as u64;
+        let mut outsider = Share::new(node.clone());
+        assert!(outsider.hold(UNFINISHED_FREE as u64 + 1));
+        let mut others = ["blue", "green", "grey"].map(share);
+        let held_by_others = others.each_mut().map(|share| share.hold(whole));
+        assert_eq!(held_by_others, [true, true, false], "the outsider has taken a step");
         drop(other);
-        assert!(one.hold((UNFINISHED_FREE + STEP) as u64 + 1, 2 * STEP));
+        assert!(one.hold((UNFINISHED_FREE + STEP) as u64 + 1));
         one.give_back();
-        assert_eq!(held(), 0);
+        outsider.give_back();
+        assert_eq!(held(), 2 * PART);
     }
 }

@@ -25,7 +25,7 @@ use protocol::{Close, EchoId, MeshId, close};
 use router::link::Window;
 
 pub use self::cost::{COST_BURST, COST_PER_SECOND, COST_WAIT_MS};
-use self::cost::{Purse, lists, only_asks};
+use self::cost::{Purse, REFUSAL, lists, only_asks};
 use self::liveness::{Due, Liveness};
 pub use self::liveness::{PING_MS, STALE_MS};
 use self::order::Order;
@@ -41,6 +41,13 @@ pub const VERB_BURST: u64 = 200;
 pub const VERBS_PER_SECOND: u64 = 50;
 /// What a malformed frame weighs in verbs.
 const MALFORMED_WEIGHT: u64 = 10;
+
+/// What was read and waits until what the connection owes is paid. The socket is not read meanwhile.
+#[derive(Debug)]
+enum Parked {
+    Request(Request),
+    Send(protocol::client::Send),
+}
 
 /// What the connection's task must do, in order.
 #[derive(Debug)]
@@ -123,7 +130,9 @@ pub struct Session {
     /// What the requests cost.
     purse: Purse,
     /// A request that waits until the others are paid. Nothing is read behind it.
-    parked: Option<Box<Request>>,
+    parked: Option<Box<Parked>>,
+    /// What it owes for sends that were refused.
+    refused: Purse,
     /// Requests whose answers have not been written.
     order: Order,
     liveness: Liveness,
@@ -153,6 +162,7 @@ impl Session {
             verbs: (VERB_BURST * 1000, now.mono),
             purse: Purse::new(now.mono),
             parked: None,
+            refused: Purse::new(now.mono),
             order: Order::default(),
             liveness: Liveness::new(now.mono),
             hello_timeout_ms: limits.hello_timeout_ms,
@@ -200,7 +210,10 @@ impl Session {
         let own = match self.phase {
             Phase::Greeting { until } => Some(until),
             Phase::Attached => {
-                let even_at = self.parked.as_ref().map(|_| self.purse.even_at());
+                let even_at = self.parked.as_deref().map(|parked| match parked {
+                    Parked::Request(_) => self.purse.even_at(),
+                    Parked::Send(_) => self.refused.even_at(),
+                });
                 even_at.into_iter().chain([self.liveness.deadline()]).min()
             }
             _ => None,
@@ -243,6 +256,10 @@ impl Session {
                 let (id, req_id) = echo(&frame);
                 self.error("no_hello", "must send hello first", id, req_id);
             }
+            client::Frame::Send(send) if self.refused.owes(now.mono) => {
+                self.parked = Some(Box::new(Parked::Send(send)));
+                self.note_reading(now);
+            }
             client::Frame::Send(send) => _ = self.push(now, Command::Send(send)),
             client::Frame::ClientAck(ack) => {
                 if ack.broker_message_id.is_some() || ack.client_message_id.is_some() {
@@ -250,7 +267,7 @@ impl Session {
                 }
             }
             client::Frame::Request(request) if self.purse.owes(now.mono) => {
-                self.parked = Some(Box::new(request));
+                self.parked = Some(Box::new(Parked::Request(request)));
                 self.note_reading(now);
             }
             client::Frame::Request(request) => self.ask(now, request),
@@ -289,8 +306,12 @@ impl Session {
             Phase::Greeting { .. } => self.phase = Phase::Done,
             _ => {
                 // What was read before the end is executed, if it does more than ask.
-                if let Some(request) = self.parked.take().filter(|r| !only_asks(&r.verb)) {
-                    self.ask(now, *request);
+                match self.parked.take().map(|parked| *parked) {
+                    Some(Parked::Request(request)) if !only_asks(&request.verb) => {
+                        self.ask(now, request);
+                    }
+                    Some(Parked::Send(send)) => _ = self.push(now, Command::Send(send)),
+                    _ => {}
                 }
                 self.order.clear();
                 self.phase = Phase::Closing;
@@ -471,6 +492,8 @@ impl Session {
         {
             if frame.is_acceptance() {
                 self.out.push(Action::ObserveAck(now.mono.saturating_sub(since)));
+            } else {
+                self.refused.pay(now.mono, REFUSAL);
             }
             self.out.push(Action::Write(frame));
         }
@@ -534,8 +557,14 @@ impl Session {
             self.give_up(now, number);
         }
         self.let_go(now);
-        if let Some(request) = self.parked.take_if(|_| !self.purse.owes(now.mono)) {
-            self.ask(now, *request);
+        let due = self.parked.take_if(|parked| match **parked {
+            Parked::Request(_) => !self.purse.owes(now.mono),
+            Parked::Send(_) => !self.refused.owes(now.mono),
+        });
+        match due.map(|parked| *parked) {
+            Some(Parked::Request(request)) => self.ask(now, request),
+            Some(Parked::Send(send)) => _ = self.push(now, Command::Send(send)),
+            None => {}
         }
         if matches!(self.phase, Phase::Attached) {
             match self.liveness.check(now.mono) {

@@ -17,6 +17,7 @@ use protocol::server::Text;
 use protocol::{Close, close};
 use router::link::local::{Outbox, Taken};
 use tokio::io::AsyncReadExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -30,8 +31,10 @@ use crate::mesh::io::{ConnId, Input, LONG_ANSWER, STALL_MS, ToEdge};
 use crate::seat::handle::{Gone, Handle};
 use crate::telemetry::labels::{ConnectionRejected, MessageRejected, SocketClosed};
 
-/// Items taken from the outbox, or frames read, before their consequences are written.
+/// Items taken from the outbox before their consequences are written.
 const BATCH: usize = 64;
+/// Frames read before others have their turn: who sends all the time is one among all that are busy.
+const READ_BATCH: usize = 16;
 /// A peer that takes nothing for so long is too slow.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// It is waited for in so many steps: of the time in which the node itself stands still, one counts
@@ -43,6 +46,10 @@ pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a closed socket is still read from, so that the peer gets the close frame and not a
 /// reset (RFC 6455 §7.1.1).
 const LINGER: Duration = Duration::from_secs(2);
+/// So many frames of it are understood, to see the peer's own close; the rest is only bytes.
+const LINGER_FRAMES: usize = 256;
+/// And at most so many bytes, or a frame of twice the largest.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the socket is no longer there.
 enum Ended {
@@ -70,6 +77,8 @@ pub(super) struct Connection {
     session: Session,
     place: Option<Arc<Place>>,
     line: Option<Line>,
+    /// Its mesh's, see [`Part`](super::metered).
+    turns: Option<Arc<Semaphore>>,
     /// The socket is not being read.
     unread: bool,
     /// The peer has said good-bye.
@@ -106,6 +115,7 @@ impl Connection {
             session,
             place: Some(place),
             line: None,
+            turns: None,
             unread: false,
             left: false,
             garbled: false,
@@ -144,6 +154,8 @@ impl Connection {
         let mut leaving = self.edge.leaving.clone();
         let told = *leaving.borrow_and_update();
         self.leave(told);
+        // Whether the peer may have sent more than was read.
+        let mut busy = false;
         loop {
             if let Err(ended) = self.act().await {
                 return ended;
@@ -156,6 +168,7 @@ impl Connection {
             let due = due.into_iter().chain(self.leave.map(|(at, _)| at)).chain(unfinished).min();
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             let outbox = self.line.as_ref().map(|line| line.outbox.clone());
+            let turns = self.turns.clone().filter(|_| busy);
             tokio::select! {
                 biased;
                 Ok(()) = leaving.changed() => {
@@ -173,8 +186,9 @@ impl Connection {
                         self.session.deliver(now, item);
                     }
                 }
-                message = self.socket.next(), if self.session.wants_read() => {
-                    self.read(message);
+                read = next(turns, &mut self.socket), if self.session.wants_read() => {
+                    let (_turn, message) = read;
+                    busy = self.read(message);
                 }
                 () = sleep_until(due) => self.tick(),
             }
@@ -217,18 +231,17 @@ impl Connection {
         self.leave = Some((Instant::now() + spread * part / 1000, close));
     }
 
-    /// Reads what is there, up to a batch.
-    fn read(&mut self, first: Option<Result<Message, Error>>) {
-        let mut next = Some(first);
-        let mut left = BATCH;
-        while let Some(message) = next {
-            self.understand(message);
-            left -= 1;
-            if left == 0 || !self.session.wants_read() {
-                return;
+    /// Reads what is there, up to a batch; whether there may be more.
+    fn read(&mut self, first: Option<Result<Message, Error>>) -> bool {
+        self.understand(first);
+        for _ in 1..READ_BATCH {
+            if !self.session.wants_read() {
+                return false;
             }
-            next = self.socket.next().now_or_never();
+            let Some(message) = self.socket.next().now_or_never() else { return false };
+            self.understand(message);
         }
+        true
     }
 
     fn understand(&mut self, message: Option<Result<Message, Error>>) {
@@ -270,7 +283,9 @@ impl Connection {
             match action {
                 Action::Open { conn, mesh } => {
                     self.place = None;
-                    self.socket.get_mut().greeted();
+                    let part = self.edge.unfinished.of_mesh(&mesh);
+                    self.turns = Some(part.turns.clone());
+                    self.socket.get_mut().greeted(part);
                     self.open(conn, &mesh).await;
                 }
                 Action::Up(numbered) => self.input(Input::Command(numbered)).await,
@@ -369,13 +384,20 @@ impl Connection {
     }
 
     async fn linger(&mut self) {
-        let garbled = self.garbled;
         let rest = async {
-            while let Some(Ok(_)) = self.socket.next().await {}
-            if garbled {
-                let mut rest = vec![0; 4096];
-                let stream = self.socket.get_mut().inner_mut();
-                while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+            let mut frames = if self.garbled { 0 } else { LINGER_FRAMES };
+            while frames > 0 {
+                let Some(Ok(_)) = self.socket.next().await else { return };
+                frames -= 1;
+            }
+            let mut left = LINGER_BYTES.max(2 * self.edge.max_frame_bytes);
+            let mut rest = vec![0; 4096];
+            let stream = self.socket.get_mut().inner_mut();
+            while let Ok(count @ 1..) = stream.read(&mut rest).await {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    return;
+                }
             }
         };
         let _ = timeout(LINGER, rest).await;
@@ -408,6 +430,23 @@ async fn finish(edge: &Edge, session: &mut Session, line: &Line) {
             () = sleep_until(edge.clock.instant(due)) => session.tick(edge.clock.now()),
         }
     }
+}
+
+/// The next message. Who may have sent many waits for a turn before they are read; nobody has one while
+/// there is nothing to read.
+async fn next(
+    turns: Option<Arc<Semaphore>>,
+    socket: &mut Socket,
+) -> (Option<OwnedSemaphorePermit>, Option<Result<Message, Error>>) {
+    if let Some(turns) = turns {
+        // It is never closed.
+        let turn = turns.acquire_owned().await.ok();
+        tokio::task::yield_now().await;
+        if let Some(message) = socket.next().now_or_never() {
+            return (turn, message);
+        }
+    }
+    (None, socket.next().await)
 }
 
 async fn take(outbox: Option<&Outbox<ToEdge>>, items: &mut Vec<ToEdge>) -> Taken {

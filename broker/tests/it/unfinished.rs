@@ -85,7 +85,8 @@ async fn unfinished_messages_before_hello_cost_little() {
     }
     println!("400 unfinished messages before hello: RSS {before} KiB, at most {most} KiB");
     let free = 400 * broker::edge::UNFINISHED_FREE;
-    let bound = u64::try_from((broker::edge::UNFINISHED_BEFORE_HELLO + free) / 1024).unwrap();
+    let bound =
+        u64::try_from((broker::edge::UNFINISHED_PART_FRAMES * LARGEST + free) / 1024).unwrap();
     assert!(most < before + bound + BESIDE_KB, "RSS grew from {before} to {most} KiB");
     // What came is read on for two seconds, so that the close arrives.
     let ends = join_all(open.iter_mut().map(|connection| connection.rest(2 * PATIENCE))).await;
@@ -124,7 +125,7 @@ async fn unfinished_messages_of_peers_cost_little() {
     ana.round_trip().await;
     most = most.max(node.rss_kb());
     println!("60 unfinished messages of peers: RSS {before} KiB, at most {most} KiB");
-    let bound = u64::try_from(broker::edge::UNFINISHED_BYTES / 1024).unwrap();
+    let bound = u64::try_from(broker::edge::UNFINISHED_PART_FRAMES * LARGEST / 1024).unwrap();
     assert!(most < before + bound + BESIDE_KB, "RSS grew from {before} to {most} KiB");
     // Whoever goes leaves room for others.
     drop(peers);

@@ -15,6 +15,10 @@ pub const COST_PER_SECOND: u64 = 1024 * 1024;
 /// answer, and it may be others who have made it long.
 pub const COST_WAIT_MS: Ms = 4_000;
 
+/// A send that is refused: a thousand at once, and then 128 in a second. Those that are accepted are
+/// bounded by their own rate, and by what the recipient takes.
+pub(super) const REFUSAL: u64 = 8 * 1024;
+
 /// A question to the store: an indexed read.
 const QUESTION: u64 = 8 * 1024;
 /// Part of the audit chain: the store walks through many rows.

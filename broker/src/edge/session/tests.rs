@@ -138,6 +138,16 @@ fn ask(verb: &str, id: &str) -> String {
     )
 }
 
+fn refused_send(id: &str) -> Frame {
+    Frame::Ack(server::Ack::refused(Some(id.into()), "no_recipient"))
+}
+
+fn accepted(id: &str) -> Frame {
+    let mut ack = server::Ack::refused(Some(id.into()), "");
+    (ack.queued, ack.error) = (true, None);
+    Frame::Ack(ack)
+}
+
 fn send(id: &str) -> String {
     format!(r#"{{"type":"send","id":"{id}","targetSpec":"*","nonce":"n","ciphertext":"c"}}"#)
 }
@@ -270,6 +280,38 @@ fn whoever_has_asked_for_much_waits_before_asking_again_and_may_go_on_sending() 
     assert_eq!(scene.asked.len(), 2);
     assert!(due > 1_800 && due < 3_000, "a megabyte a second: {due}");
     assert_eq!(scene.closed, None);
+}
+
+/// A thousand at once, then 128 a second; whoever is accepted waits for nothing.
+#[test]
+fn whoever_is_refused_all_the_time_is_read_more_slowly() {
+    let refused_within = |ms: Ms, refused: bool| {
+        let mut scene = Scene::new();
+        let (until, mut count) = (scene.now.mono + ms, 0);
+        while scene.now.mono < until {
+            while scene.session.wants_read() && count < 100_000 {
+                scene.read(&send("s"));
+                let Some((number, _)) = scene.asked.pop_front() else { break };
+                let ack = if refused { refused_send("s") } else { accepted("s") };
+                scene.session.deliver(scene.now, ToEdge::Result { number, frame: Some(ack) });
+                scene.act();
+                count += 1;
+            }
+            scene.wait(10);
+            // What waited was passed on.
+            while let Some((number, _)) = scene.asked.pop_front() {
+                let ack = refused_send("s");
+                scene.session.deliver(scene.now, ToEdge::Result { number, frame: Some(ack) });
+                scene.act();
+                count += 1;
+            }
+        }
+        assert_eq!(scene.closed, None);
+        count
+    };
+    let refused = refused_within(10_000, true);
+    assert!((2_200..=2_400).contains(&refused), "{refused}");
+    assert_eq!(refused_within(10_000, false), 100_000);
 }
 
 /// However long others have made an answer.
