@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::client::{PeerProfile, Profile, Stats};
 use protocol::limits::TEXT_BYTES;
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use crate::support::fattest::fattest;
 use crate::support::node::{Kind, Mesh, Node, on_each_store};
 use crate::support::peer::{Hello, TestPeer, envelope, number};
+use crate::support::raw::Raw;
 use crate::support::socket::{Habit, Socket, client_ack, is_envelope};
 use crate::support::{SOON, until, until_within};
 
@@ -318,6 +319,27 @@ async fn a_flood_of_control_frames_ends_the_socket() {
         }
         assert_eq!(silent.close_frame().await, (1008, "flood".into()), "{kind} before hello");
     }
+}
+
+/// A closed socket is read for a while, so that the close arrives; not for whatever its peer sends on.
+#[tokio::test]
+async fn who_sends_on_after_the_close_is_let_go() {
+    /// What is read, and what the two ends of a connection keep.
+    const TAKEN: usize = 24 * 1024 * 1024;
+    let node = Node::start(Kind::Sqlite, &[]).await;
+    let mut flood = Raw::open("127.0.0.1", &node.address()).await;
+    flood.upgrade("").await;
+    let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+    ping.resize(6 + 125, b'x');
+    let (pings, mut taken) = (ping.repeat(500), 0);
+    let sending = async {
+        while flood.takes(&pings).await {
+            taken += pings.len();
+        }
+    };
+    timeout(SOON, sending).await.expect("an end");
+    println!("{taken} bytes of pings were taken");
+    assert!(taken < TAKEN, "{taken} bytes were taken");
 }
 
 /// Keep-alives, answers to the broker's pings, and messages in pieces of some size are no flood.

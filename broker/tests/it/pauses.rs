@@ -28,7 +28,7 @@ async fn a_session_in_grace_survives_a_pause_longer_than_the_grace(kind: Kind) {
     sleep(Duration::from_secs(8)).await;
     node.signal("CONT");
     sleep(MOMENT).await;
-    ben.reconnect().await;
+    ben.come_back().await;
     assert_eq!(ben.presence(), presence);
     assert_eq!(ana.events().await, []);
     assert_eq!(ana.peers().await.len(), 2);
@@ -46,7 +46,7 @@ async fn a_grace_that_was_nearly_over_waits_for_who_is_coming_back(kind: Kind) {
         sleep(Duration::from_secs(5)).await;
         node.signal("CONT");
     };
-    tokio::join!(ben.reconnect(), goes_on);
+    tokio::join!(ben.come_back(), goes_on);
     assert_eq!(ben.presence(), presence);
     assert_eq!(ana.events().await, []);
 }

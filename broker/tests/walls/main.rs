@@ -177,7 +177,11 @@ const WALLS: &[Wall] = &[
     },
     Wall {
         of: &["broker/src"],
-        but: &["broker/src/store/postgres", "broker/src/store/sqlite", "broker/src/store/migrations.rs"],
+        but: &[
+            "broker/src/store/postgres",
+            "broker/src/store/sqlite",
+            "broker/src/store/migrations.rs",
+        ],
         only: &[],
         never: &["sqlx"],
         why: "SQL stays in the backends",

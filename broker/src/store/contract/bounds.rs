@@ -47,13 +47,15 @@ pub async fn memberships_tell_who_was_removed_and_who_moderates(backend: &dyn Ba
     let mut expected = Membership::default();
     expected.add(red.ana(), false, true);
     expected.add("stranger".into(), true, false);
+    expected.add(red.ben(), false, false);
     assert_eq!(told().await[&red.mesh], expected);
     backend.revoke(&red.ana()).await;
     backend.archive(&blue.mesh).await;
     let found = told().await;
     let removed = [red.ana(), "stranger".into()].into();
-    assert_eq!(found[&red.mesh], Membership { removed, ..Membership::default() });
-    assert_eq!(found[&blue.mesh], archived);
+    let plain = [red.ben()].into();
+    assert_eq!(found[&red.mesh], Membership { removed, plain, ..Membership::default() });
+    assert!(found[&blue.mesh].archived);
     assert_eq!(red.store.memberships(&[]).await.unwrap(), []);
 }
 

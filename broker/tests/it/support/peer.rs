@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::node::{Kind, Member, Mesh, Node};
 use super::socket::{Habit, Socket, is_envelope, is_event};
+use super::until;
 
 /// An attestation of these tests lasts so long, in milliseconds.
 pub(crate) const ATTESTED_MS: i64 = 3_600_000;
@@ -282,8 +283,24 @@ impl TestPeer {
         self.take_over().await;
     }
 
+    /// Comes back as clients do: refused because the store did not answer in time, it tries again.
+    pub(crate) async fn come_back(&mut self) {
+        until("the hello is accepted", async || match self.try_take_over().await {
+            Ok(()) => true,
+            Err(first) => {
+                assert_eq!(first["code"], "unavailable", "{first}");
+                false
+            }
+        })
+        .await;
+    }
+
     /// Connects again while the broker may believe in the connection before.
     pub(crate) async fn take_over(&mut self) {
+        self.try_take_over().await.unwrap();
+    }
+
+    async fn try_take_over(&mut self) -> Result<(), Value> {
         self.vanish();
         let mut socket = Socket::open(&self.address).await;
         if self.habit != Habit::Stalls {
@@ -291,11 +308,14 @@ impl TestPeer {
         }
         socket.post(&self.hello.frame()).await;
         let first = socket.next_frame().await;
-        assert_eq!(first["type"], "hello_ack", "{first}");
+        if first["type"] != "hello_ack" {
+            return Err(first);
+        }
         socket.set_habit(self.habit);
         socket.remember(std::mem::take(&mut self.heard));
         self.hello_ack = first;
         self.socket = Some(socket);
+        Ok(())
     }
 
     /// The same at another node.

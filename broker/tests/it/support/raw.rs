@@ -36,6 +36,11 @@ impl Raw {
         let _ = self.0.write_all(bytes).await;
     }
 
+    /// Sends bytes; whether the connection took them.
+    pub(crate) async fn takes(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).await.is_ok()
+    }
+
     /// Asks on a connection that stays open; the answer's head.
     pub(crate) async fn get(&mut self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: broker\r\n\r\n");
