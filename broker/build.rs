@@ -7,6 +7,7 @@
 //! them, SQLite included, a second time.
 
 #![expect(clippy::expect_used, reason = "a build that cannot go on should say where")]
+#![expect(clippy::disallowed_methods, reason = "cargo tells a build by its environment")]
 
 use std::fmt::Write;
 use std::fs;
@@ -64,6 +65,7 @@ fn migrations(name: &str, folder: &Path) -> String {
         let (number, title) = stem.split_once('_').expect("a number, then a title");
         let number: i64 = number.parse().expect("a number");
         let title = title.replace('_', " ");
+        let path = path.to_str().expect("a path in Unicode");
         let _ = writeln!(list, "    ({number}, {title:?}, include_str!({path:?})),");
     }
     list + "];\n"

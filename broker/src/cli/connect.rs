@@ -86,9 +86,9 @@ async fn database(findings: &mut Findings, url: &Secret) {
     let (left, needed) = (facts.connections_left, postgres::connections_of_a_node(POSTGRES_LANES));
     let connections = format!("{left} connections are left, a node opens {needed} at most");
     if left >= needed {
-        findings.good(&connections)
+        findings.good(&connections);
     } else {
-        findings.warning(&connections)
+        findings.warning(&connections);
     }
     for sentence in &facts.unsafe_settings {
         findings.warning(sentence);

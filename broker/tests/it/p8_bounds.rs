@@ -329,7 +329,7 @@ async fn who_sends_on_after_the_close_is_let_go() {
     let node = Node::start(Kind::Sqlite, &[]).await;
     let mut flood = Raw::open("127.0.0.1", &node.address()).await;
     flood.upgrade("").await;
-    let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+    let mut ping = vec![0x89, 0x80 | 0x7d, 0, 0, 0, 0];
     ping.resize(6 + 125, b'x');
     let (pings, mut taken) = (ping.repeat(500), 0);
     let sending = async {

@@ -1,10 +1,10 @@
 //! What a Redis is like before a node stands on it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::InfoKind;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{COMMAND_TIMEOUT, Error, client, keys};
 

@@ -70,28 +70,33 @@ pub(super) async fn run(
         Err(failure) => (String::new(), Some(failure)),
     };
     let created = Created { mesh, members, invite_url };
-    let url = &config.broker_ws_url;
-    let show = |written: Option<&[PathBuf]>| {
-        if matches.get_flag("json") { created.json(url) } else { created.text(url, written) }
-    };
-    // The keys are kept nowhere else, so they are shown whatever became of the rest.
-    let written = match files {
-        Some(files) => match write_configs(&created, url, &files) {
-            Ok(()) => Some(files.paths),
-            Err(failure) => {
-                let reason = format!("the mesh exists, the files of its members do not: {failure}");
-                return Err(Failure::with_answer(reason, show(None)?));
-            }
-        },
-        None => None,
-    };
-    let answer = show(written.as_deref())?;
+    let answer = shown(&created, &config.broker_ws_url, files, matches.get_flag("json"))?;
     match failed {
         None => Ok(answer),
         Some(failure) => Err(Failure::with_answer(
             format!("the mesh exists, its invite does not ({failure}); use `mesh invite`"),
             answer,
         )),
+    }
+}
+
+/// What is to be printed. The keys are kept nowhere else, so they are shown if they cannot be written.
+fn shown(
+    created: &Created,
+    url: &str,
+    files: Option<Files>,
+    as_json: bool,
+) -> Result<String, Failure> {
+    let show = |written: Option<&[PathBuf]>| {
+        if as_json { created.json(url) } else { created.text(url, written) }
+    };
+    let Some(files) = files else { return show(None) };
+    match write_configs(created, url, &files) {
+        Ok(()) => show(Some(&files.paths)),
+        Err(failure) => {
+            let reason = format!("the mesh exists, the files of its members do not: {failure}");
+            Err(Failure::with_answer(reason, show(None)?))
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! the settings with which a commit is durable. A pooler in transaction mode gives each transaction
 //! another session, and a node behind one would run beside a second that has the same claim.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
+use tokio::time::Instant;
 
 use super::error::{bounded, classify};
 use super::session::{self, READ_LIMIT, READERS};
