@@ -62,7 +62,7 @@ def main() -> int:
                 if not any(file == source or file.startswith(source + "/") for file in files):
                     print(f"check-builder: COPY {source}: .dockerignore leaves nothing of it")
                     return 1
-        elif word not in ("RUN", "WORKDIR"):
+        elif word not in ("ARG", "RUN", "WORKDIR"):
             print(f"check-builder: does not know the instruction {word}")
             return 1
     if options.list:
@@ -83,6 +83,10 @@ def main() -> int:
             if word == "WORKDIR":
                 work = root / rest.lstrip("/")
                 work.mkdir(parents=True, exist_ok=True)
+            elif word == "ARG":
+                # Nobody passes any here: the default.
+                name, _, value = rest.partition("=")
+                environment[name] = value
             elif word == "COPY":
                 *sources, to = rest.split()
                 for source in sources:
