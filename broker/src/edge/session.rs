@@ -492,7 +492,7 @@ impl Session {
         {
             if frame.is_acceptance() {
                 self.out.push(Action::ObserveAck(now.mono.saturating_sub(since)));
-            } else {
+            } else if !is_unavailable(&frame) {
                 self.refused.pay(now.mono, REFUSAL);
             }
             self.out.push(Action::Write(frame));
@@ -620,6 +620,18 @@ impl Session {
 
 fn error(code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) -> Frame {
     Frame::Error(refusal(code, message, id, req_id))
+}
+
+/// Whether a send was refused for no fault of its sender's.
+fn is_unavailable(frame: &Frame) -> bool {
+    match frame {
+        Frame::Ack(ack) => ack.error.as_deref() == Some(UNAVAILABLE),
+        // The quotes are JSON's own: in what a client wrote they would be escaped.
+        Frame::Verbatim { text, .. } => {
+            text.split_once(r#""error":""#).is_some_and(|(_, why)| why.starts_with(UNAVAILABLE))
+        }
+        _ => false,
+    }
 }
 
 fn refusal(code: &str, message: &str, id: Option<EchoId>, req_id: Option<EchoId>) -> server::Error {

@@ -285,23 +285,23 @@ fn whoever_has_asked_for_much_waits_before_asking_again_and_may_go_on_sending() 
 /// A thousand at once, then 128 a second; whoever is accepted waits for nothing.
 #[test]
 fn whoever_is_refused_all_the_time_is_read_more_slowly() {
-    let refused_within = |ms: Ms, refused: bool| {
+    let refused_within = |ms: Ms, answer: Frame| {
         let mut scene = Scene::new();
         let (until, mut count) = (scene.now.mono + ms, 0);
         while scene.now.mono < until {
             while scene.session.wants_read() && count < 100_000 {
                 scene.read(&send("s"));
                 let Some((number, _)) = scene.asked.pop_front() else { break };
-                let ack = if refused { refused_send("s") } else { accepted("s") };
-                scene.session.deliver(scene.now, ToEdge::Result { number, frame: Some(ack) });
+                let frame = Some(answer.clone());
+                scene.session.deliver(scene.now, ToEdge::Result { number, frame });
                 scene.act();
                 count += 1;
             }
             scene.wait(10);
             // What waited was passed on.
             while let Some((number, _)) = scene.asked.pop_front() {
-                let ack = refused_send("s");
-                scene.session.deliver(scene.now, ToEdge::Result { number, frame: Some(ack) });
+                let frame = Some(answer.clone());
+                scene.session.deliver(scene.now, ToEdge::Result { number, frame });
                 scene.act();
                 count += 1;
             }
@@ -309,9 +309,21 @@ fn whoever_is_refused_all_the_time_is_read_more_slowly() {
         assert_eq!(scene.closed, None);
         count
     };
-    let refused = refused_within(10_000, true);
-    assert!((2_200..=2_400).contains(&refused), "{refused}");
-    assert_eq!(refused_within(10_000, false), 100_000);
+    let verbatim = |frame: &Frame| Frame::Verbatim {
+        text: frame.to_json().into(),
+        tail: String::new(),
+        acceptance: frame.is_acceptance(),
+    };
+    let forged = Frame::Ack(server::Ack::refused(Some(UNAVAILABLE.into()), "no_recipient"));
+    for refused in [refused_send("s"), verbatim(&refused_send("s")), verbatim(&forged)] {
+        let count = refused_within(10_000, refused);
+        assert!((2_200..=2_400).contains(&count), "{count}");
+    }
+    // It is not the sender's fault that the store is away.
+    let unavailable = Frame::Ack(server::Ack::refused(Some("s".into()), UNAVAILABLE));
+    for free in [accepted("s"), verbatim(&unavailable), unavailable] {
+        assert_eq!(refused_within(10_000, free), 100_000);
+    }
 }
 
 /// However long others have made an answer.
