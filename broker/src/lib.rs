@@ -5,7 +5,8 @@
 //!   runs; [`store`] keeps what must last.
 //! * [`cluster`] is this node among others.
 //! * [`model`] holds the words that `mesh` and `store` share.
-//! * [`cli`], [`config`], [`telemetry`]: how an operator talks to a node, and it to them.
+//! * [`cli`], [`config`], [`telemetry`]: how an operator talks to a node, and it to them; [`build`]: which
+//!   commit it is.
 
 pub mod app;
 pub mod build;
