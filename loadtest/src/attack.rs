@@ -1,7 +1,7 @@
 //! A member that means no good, with all the sessions it may have, for as long as it is to last: what another mesh notices of it is measured
 //! by `pace` beside, see `attacks.sh`.
 //!
-//! Each attack goes as fast as the broker lets it. Whoever is closed comes back at once.
+//! Each attack goes as fast as the broker lets it. A closed connection is opened again at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ impl Attacker {
         let mut keys = self.index;
         let mut half_open = VecDeque::new();
         while Instant::now() < self.ends {
-            // Whoever answers nothing any more is not waited for beyond the end.
+            // A broker that stops answering does not prolong the run.
             let once = timeout_at(self.ends, self.once(&mut keys, &mut half_open)).await;
             if let Ok(Err(_)) = once {
                 self.closed.fetch_add(1, Relaxed);
@@ -144,8 +144,7 @@ impl Attacker {
         match self.kind {
             Kind::Flap => {
                 half_open.push_back(Pipe::open(&self.url, self.hello(self.index)?).await?);
-                half_open.truncate(HALF_OPEN);
-                if half_open.len() == HALF_OPEN {
+                if half_open.len() > HALF_OPEN {
                     half_open.pop_front();
                 }
                 self.done.fetch_add(1, Relaxed);

@@ -168,7 +168,7 @@ impl Connection {
             let due = due.into_iter().chain(self.leave.map(|(at, _)| at)).chain(unfinished).min();
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             let outbox = self.line.as_ref().map(|line| line.outbox.clone());
-            let turns = self.turns.clone().filter(|_| busy);
+            let turns = if busy { self.turns.clone() } else { None };
             tokio::select! {
                 biased;
                 Ok(()) = leaving.changed() => {

@@ -223,8 +223,8 @@ pub struct Membership {
     pub removed: BTreeSet<MemberId>,
     /// Of the others, those that may kick and ban.
     pub moderators: BTreeSet<MemberId>,
-    /// Those that may not. Whoever is in none of the three held no lease that was durable when the
-    /// store was asked: nothing is known of them.
+    /// Those that may not. A member in none of the three sets had no durable lease when the store was
+    /// asked: nothing is known of it.
     pub plain: BTreeSet<MemberId>,
 }
 

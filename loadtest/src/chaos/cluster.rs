@@ -18,6 +18,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use sqlx::{Connection, PgConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 
 pub(crate) use self::balancer::Balancer;
@@ -262,6 +264,19 @@ impl Cluster {
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Whether a GET of this path at this port of the loopback is answered with 200 within a second.
+async fn http_ok(port: u16, path: &str) -> bool {
+    let ask = async {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.ok()?;
+        let mut head = [0; 12];
+        socket.read_exact(&mut head).await.ok()?;
+        Some(head == *b"HTTP/1.1 200")
+    };
+    timeout(Duration::from_secs(1), ask).await.ok().flatten() == Some(true)
 }
 
 /// Whether a node is the one of this name: its incarnation may follow.

@@ -108,7 +108,7 @@ impl Created {
         if let Some(paths) = written {
             text.push_str(
                 "The client configuration of each member was written; it holds a secret key that is \
-                 kept\nnowhere else. A client is told of it with CLAUDEMESH_CONFIG_DIR.\n\n",
+                 kept\nnowhere else.\n\n",
             );
             for path in paths {
                 let _ = writeln!(text, "  {}", path.display());

@@ -282,9 +282,9 @@ fn whoever_has_asked_for_much_waits_before_asking_again_and_may_go_on_sending() 
     assert_eq!(scene.closed, None);
 }
 
-/// A thousand at once, then 128 a second; whoever is accepted waits for nothing.
+/// A thousand refusals at once, then 128 a second; accepted sends are not slowed down.
 #[test]
-fn whoever_is_refused_all_the_time_is_read_more_slowly() {
+fn a_connection_whose_sends_are_refused_is_read_at_a_rate() {
     let refused_within = |ms: Ms, answer: Frame| {
         let mut scene = Scene::new();
         let (until, mut count) = (scene.now.mono + ms, 0);

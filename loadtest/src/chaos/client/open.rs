@@ -19,7 +19,7 @@ struct Greeting {
 
 /// Why there is no connection.
 pub(crate) enum Failed {
-    /// No socket: nobody listens, or whoever does will not have it.
+    /// No socket: connection refused, or an HTTP error instead of the upgrade.
     Refused(String),
     /// A socket, and no answer to its hello, or a bad one.
     Hello(String),
@@ -38,7 +38,7 @@ pub(crate) async fn connect(port: u16) -> Result<(Pipe, Option<String>), Failed>
     let url = format!("ws://127.0.0.1:{port}/ws");
     match timeout(HELLO, Pipe::connect(&url)).await {
         Ok(connected) => connected.map_err(|error| Failed::Refused(error.to_string())),
-        // Whoever took the connection stands still: that is no refusal.
+        // The connection was accepted by a process that does not run: a timeout is no refusal.
         Err(_) => Err(Failed::Hello("upgrade unanswered".to_owned())),
     }
 }

@@ -3,12 +3,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::child::{Child, Program};
-use super::ports;
+use super::{http_ok, ports};
 use crate::Error;
 
 const CONFIG: &str = include_str!("../../../../deploy/haproxy.cfg");
@@ -42,7 +40,7 @@ impl Balancer {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             empty.iter().all(|port| said.contains(&format!("nodes/{port} is DOWN")))
         };
-        while !knows() || !balancer.passes_on().await {
+        while !knows() || !http_ok(port, "/health").await {
             if Instant::now() >= deadline {
                 return Err(Error::Cluster(
                     "haproxy passes nothing on; see haproxy.log".to_owned(),
@@ -51,18 +49,6 @@ impl Balancer {
             sleep(Duration::from_millis(50)).await;
         }
         Ok(balancer)
-    }
-
-    async fn passes_on(&self) -> bool {
-        let ask = async {
-            let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
-            let request = "GET /health HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n";
-            socket.write_all(request.as_bytes()).await.ok()?;
-            let mut head = [0; 12];
-            socket.read_exact(&mut head).await.ok()?;
-            Some(head == *b"HTTP/1.1 200")
-        };
-        timeout(Duration::from_secs(1), ask).await.ok().flatten() == Some(true)
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::child::{Child, Program};
 use super::proxy::Proxy;
-use super::{Cluster, Postgres, ports};
+use super::{Cluster, Postgres, http_ok, ports};
 use crate::Error;
 use crate::chaos::log::What;
 
@@ -50,15 +48,7 @@ impl Place {
     }
 
     async fn answers_ready(&self) -> bool {
-        let ask = async {
-            let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
-            let request = "GET /health/ready HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n";
-            socket.write_all(request.as_bytes()).await.ok()?;
-            let mut head = [0; 12];
-            socket.read_exact(&mut head).await.ok()?;
-            Some(head == *b"HTTP/1.1 200")
-        };
-        timeout(Duration::from_secs(1), ask).await.ok().flatten() == Some(true)
+        http_ok(self.port, "/health/ready").await
     }
 }
 
