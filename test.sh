@@ -149,9 +149,14 @@ pooler_is_here || need_pooler
 # Many tests wait for a grace or a stalled reader rather than work.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"
 
+# What is named narrows it down; --workspace would make everything of it again.
+case " $* " in
+*" -p "* | *" --package "*) ;;
+*) set -- --workspace "$@" ;;
+esac
 # Without --no-fail-fast one red crate would hide the others. --show-output, since the simulator
 # prints which faults it met, and how soon the planted ones were caught.
 case " $* " in
-*" -- "*) exec cargo test --workspace --locked --no-fail-fast "$@" ;;
-*) exec cargo test --workspace --locked --no-fail-fast "$@" -- --show-output ;;
+*" -- "*) exec cargo test --locked --no-fail-fast "$@" ;;
+*) exec cargo test --locked --no-fail-fast "$@" -- --show-output ;;
 esac

@@ -9,75 +9,68 @@ pub struct Close {
     pub reason: &'static str,
 }
 
-/// The presence was taken over by a newer connection.
-pub const SESSION_REPLACED: Close = Close { code: 1000, reason: "session_replaced" };
-/// This node is going away; reconnect.
-pub const SHUTTING_DOWN: Close = Close { code: 1001, reason: "shutting down" };
-/// No hello within the time allowed.
-pub const HELLO_TIMEOUT: Close = Close { code: 1008, reason: "hello_timeout" };
-/// Too many frames of other verbs than `send` and `client_ack`, or too many malformed ones.
-pub const FLOOD: Close = Close { code: 1008, reason: "flood" };
-/// A frame above the node's frame limit.
-pub const FRAME_TOO_LARGE: Close = Close { code: 1009, reason: "frame_too_large" };
-/// The peer does not read what is sent to it.
-pub const SLOW_CONSUMER: Close = Close { code: 1013, reason: "slow_consumer" };
-/// The broker cannot answer a hello now; try again.
-pub const UNAVAILABLE: Close = Close { code: 1013, reason: "unavailable" };
-/// A moderator ended the connection; it may come back.
-pub const DISCONNECTED: Close = Close { code: 1000, reason: "disconnected" };
-/// The same, for not having been heard of.
-pub const DISCONNECTED_STALE: Close = Close { code: 1000, reason: "disconnected_stale" };
-/// A moderator ended the session; it stays out for a while.
-pub const KICKED: Close = Close { code: 4001, reason: "kicked" };
-/// The same, for not having been heard of.
-pub const KICKED_STALE: Close = Close { code: 4001, reason: "kicked_stale" };
-/// The member has been removed from the mesh.
-pub const BANNED: Close = Close { code: 4002, reason: "banned" };
+/// Declares close frames, and the list of all of them, from which another node's word is understood.
+macro_rules! closes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $reason:literal;)*) => {
+        $($(#[$doc])* pub const $name: Close = Close { code: $code, reason: $reason };)*
 
-/// Another process bears this node's name now.
-pub const NODE_SUPERSEDED: Close = Close { code: 1001, reason: "node_superseded" };
+        /// Every close frame of an attached peer, or of a hello that the owner of its mesh refuses.
+        const ALL: &[Close] = &[$($name),*];
+    };
+}
 
-/// Every close frame there is, but for refused hellos.
-const ALL: [Close; 13] = [
-    SESSION_REPLACED,
-    SHUTTING_DOWN,
-    HELLO_TIMEOUT,
-    FLOOD,
-    FRAME_TOO_LARGE,
-    SLOW_CONSUMER,
-    UNAVAILABLE,
-    DISCONNECTED,
-    DISCONNECTED_STALE,
-    KICKED,
-    KICKED_STALE,
-    BANNED,
-    NODE_SUPERSEDED,
-];
-
-/// The rejections with which a hello can be refused by the owner of its mesh.
-const REJECTIONS: [&str; 9] = [
-    "unauthorized",
-    "revoked",
-    "member_id_mismatch",
-    "parent_member_id_mismatch",
-    "capacity",
-    "replayed",
-    "malformed",
-    "unavailable",
-    "kicked",
-];
+closes! {
+    /// The presence was taken over by a newer connection.
+    SESSION_REPLACED = 1000, "session_replaced";
+    /// This node is going away; reconnect.
+    SHUTTING_DOWN = 1001, "shutting down";
+    /// No hello within the time allowed.
+    HELLO_TIMEOUT = 1008, "hello_timeout";
+    /// Too many frames of other verbs than `send` and `client_ack`, or too many malformed ones.
+    FLOOD = 1008, "flood";
+    /// A frame above the node's frame limit.
+    FRAME_TOO_LARGE = 1009, "frame_too_large";
+    /// The peer does not read what is sent to it.
+    SLOW_CONSUMER = 1013, "slow_consumer";
+    /// The broker cannot answer a hello now; try again.
+    UNAVAILABLE = 1013, "unavailable";
+    /// A moderator ended the connection; it may come back.
+    DISCONNECTED = 1000, "disconnected";
+    /// The same, for not having been heard of.
+    DISCONNECTED_STALE = 1000, "disconnected_stale";
+    /// A moderator ended the session; it stays out for a while.
+    KICKED = 4001, "kicked";
+    /// The same, for not having been heard of.
+    KICKED_STALE = 4001, "kicked_stale";
+    /// The member has been removed from the mesh.
+    BANNED = 4002, "banned";
+    /// Another process bears this node's name now.
+    NODE_SUPERSEDED = 1001, "node_superseded";
+    /// A hello whose key is no member's, or whose mesh is closed (protocol-core §2, as all below).
+    UNAUTHORIZED = 1008, "unauthorized";
+    /// A hello that names another member than its key is.
+    MEMBER_ID_MISMATCH = 1008, "member_id_mismatch";
+    /// The same of a session's parent.
+    PARENT_MEMBER_ID_MISMATCH = 1008, "parent_member_id_mismatch";
+    /// The mesh is full, or the member has as many sessions as it may.
+    CAPACITY = 1008, "capacity";
+    /// A hello that was said before, on another connection.
+    REPLAYED = 1008, "replayed";
+    /// A hello that makes no sense.
+    MALFORMED = 1008, "malformed";
+    /// A member says hello too often.
+    RATE_LIMIT = 1008, "rate_limit";
+}
 
 impl Close {
     /// The close frame of this code and name, as another node says it; [`UNAVAILABLE`] if it is
     /// none of ours.
     pub fn named(code: u16, reason: &str) -> Self {
-        let rejected = REJECTIONS.into_iter().map(Self::rejected);
-        let mut known = ALL.into_iter().chain(rejected);
-        let named = |close: &Self| close.code == code && close.reason == reason;
-        known.find(named).unwrap_or(UNAVAILABLE)
+        let named = |close: &&Self| close.code == code && close.reason == reason;
+        ALL.iter().find(named).copied().unwrap_or(UNAVAILABLE)
     }
 
-    /// A hello refused with this rejection code (protocol-core §2): policy violation.
+    /// A hello refused with this rejection code before its mesh is asked (protocol-core §2): policy violation.
     pub const fn rejected(code: &'static str) -> Self {
         Self { code: 1008, reason: code }
     }

@@ -42,8 +42,10 @@ pub const UNFINISHED_FRAMES: usize = 8;
 pub const UNFINISHED_PART_FRAMES: usize = UNFINISHED_FRAMES / 4;
 /// It is taken in steps, so that few reads touch what all connections share.
 const STEP: usize = 64 * 1024;
+/// Sockets of one mesh at a node whose refusal may wait: beyond them it comes at once.
+const REFUSALS: usize = 128;
 /// Bytes of one connection that are read before others have their turn.
-const TURN: usize = 32 * 1024;
+const TURN: usize = 16 * 1024;
 
 /// What a peer has exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -92,12 +94,18 @@ pub(super) struct Part {
     /// Who sends without a pause is read in turns: as many of a mesh at once as there are processors.
     /// However many they are, others wait for one of them.
     pub(super) turns: Arc<Semaphore>,
+    /// Places for refused hellos that wait for their answer.
+    pub(super) refusals: Semaphore,
 }
 
 impl Part {
     fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { unfinished: AtomicUsize::new(0), turns: Arc::new(Semaphore::new(processors)) }
+        Self {
+            unfinished: AtomicUsize::new(0),
+            turns: Arc::new(Semaphore::new(processors)),
+            refusals: Semaphore::new(REFUSALS),
+        }
     }
 }
 

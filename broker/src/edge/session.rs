@@ -373,7 +373,7 @@ impl Session {
                 self.out.push(Action::CountRejected("malformed"));
                 let last = error("malformed", &format!("hello rejected: {reason}"), id, req_id);
                 self.out.push(Action::Write(last));
-                self.close(now, Close::rejected("malformed"));
+                self.close(now, close::MALFORMED);
             }
             Some("send") if id.is_some() && matches!(self.phase, Phase::Attached) => {
                 self.out.push(Action::CountUnanswered);

@@ -18,12 +18,12 @@ use protocol::{Close, close};
 use router::link::local::{Outbox, Taken};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::half_open::Place;
-use super::metered::Bound;
+use super::metered::{Bound, Part};
 use super::session::{Action, EdgeLimits, Session};
 use super::upgrade::Socket;
 use super::{Edge, Leave, long, wire};
@@ -43,6 +43,8 @@ const WRITE_STEPS: u32 = 30;
 /// A message must be whole so long after its first byte: the largest, 2 MiB, takes that long at
 /// 70 KB a second. Time in which the socket is not read does not count.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A member that says hello too often hears of it so much later.
+const REFUSAL_DELAY: Duration = Duration::from_secs(1);
 /// How long a closed socket is still read from, so that the peer gets the close frame and not a
 /// reset (RFC 6455 §7.1.1).
 const LINGER: Duration = Duration::from_secs(2);
@@ -77,8 +79,8 @@ pub(super) struct Connection {
     session: Session,
     place: Option<Arc<Place>>,
     line: Option<Line>,
-    /// Its mesh's, see [`Part`](super::metered).
-    turns: Option<Arc<Semaphore>>,
+    /// What it shares with the others of its mesh.
+    part: Option<Arc<Part>>,
     /// The socket is not being read.
     unread: bool,
     /// The peer has said good-bye.
@@ -115,7 +117,7 @@ impl Connection {
             session,
             place: Some(place),
             line: None,
-            turns: None,
+            part: None,
             unread: false,
             left: false,
             garbled: false,
@@ -168,7 +170,7 @@ impl Connection {
             let due = due.into_iter().chain(self.leave.map(|(at, _)| at)).chain(unfinished).min();
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             let outbox = self.line.as_ref().map(|line| line.outbox.clone());
-            let turns = if busy { self.turns.clone() } else { None };
+            let turns = self.part.as_ref().filter(|_| busy).map(|part| part.turns.clone());
             tokio::select! {
                 biased;
                 Ok(()) = leaving.changed() => {
@@ -284,8 +286,8 @@ impl Connection {
                 Action::Open { conn, mesh } => {
                     self.place = None;
                     let part = self.edge.unfinished.of_mesh(&mesh);
-                    self.turns = Some(part.turns.clone());
-                    self.socket.get_mut().greeted(part);
+                    self.socket.get_mut().greeted(part.clone());
+                    self.part = Some(part);
                     self.open(conn, &mesh).await;
                 }
                 Action::Up(numbered) => self.input(Input::Command(numbered)).await,
@@ -317,6 +319,9 @@ impl Connection {
         }
         if let Some(close) = closing {
             self.edge.metrics.socket_closed(close);
+            if close == close::RATE_LIMIT {
+                self.hold_back().await;
+            }
             return match patiently(self.say_goodbye(close)).await {
                 Some(Ok(())) => Err(Ended::Closed),
                 _ => Err(Ended::Lost),
@@ -326,6 +331,16 @@ impl Connection {
             self.flush().await?;
         }
         Ok(())
+    }
+
+    /// Who says hello too often is not told so at once: whoever comes back at once would cost more than
+    /// what was refused.
+    async fn hold_back(&mut self) {
+        if let Some(part) = &self.part
+            && let Ok(_held) = part.refusals.try_acquire()
+        {
+            sleep(REFUSAL_DELAY).await;
+        }
     }
 
     async fn open(&mut self, conn: ConnId, mesh: &protocol::MeshId) {

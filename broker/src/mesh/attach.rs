@@ -46,8 +46,7 @@ impl Mesh {
         if !self.hellos.take(&attach.pubkey, now.mono) {
             let rate = self.limits.hello_rate;
             let text = format!("this member may say {rate} hellos a minute, try later");
-            let close = Close::rejected("rate_limit");
-            return self.turn_down(conn, number, "rate_limit", &text, close);
+            return self.turn_down(conn, number, "rate_limit", &text, close::RATE_LIMIT);
         }
         let attach = attach.clone();
         self.arrivals
@@ -96,7 +95,7 @@ impl Mesh {
     /// In a mesh that does not exist nobody is a member.
     pub(super) fn unknown(&mut self, conn: ConnId, number: u64) {
         let text = "pubkey not found in mesh";
-        self.turn_down(conn, number, "unauthorized", text, Close::rejected("unauthorized"));
+        self.turn_down(conn, number, "unauthorized", text, close::UNAUTHORIZED);
     }
 
     pub(super) fn turn_down(
@@ -165,8 +164,7 @@ impl Mesh {
             (Found::Lease(no), _) | (Found::Contested(no), Some(_)) => Found::Lease(no),
             (other, None) => other,
             (_, Some(text)) => {
-                let close = Close::rejected("capacity");
-                return self.turn_down(conn, number, "capacity", text, close);
+                return self.turn_down(conn, number, "capacity", text, close::CAPACITY);
             }
         };
         if self.is_replayed(now, &arrival, &identity) {
@@ -177,8 +175,8 @@ impl Mesh {
     }
 
     fn replayed(&mut self, conn: ConnId, number: u64) {
-        let close = Close::rejected("replayed");
-        self.turn_down(conn, number, "replayed", "hello rejected: replayed", close);
+        let text = "hello rejected: replayed";
+        self.turn_down(conn, number, "replayed", text, close::REPLAYED);
     }
 
     /// Whether the hello was said before, on another connection: to any node, or to this owner just

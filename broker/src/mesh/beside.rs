@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use protocol::{Close, MemberId, close};
+use protocol::{MemberId, close};
 
 use super::io::{Ms, Now};
 use super::moderation::REVOKED_MS;
@@ -87,8 +87,7 @@ impl Mesh {
         let here = self.roster.iter().filter(|(_, l)| l.is_eligible() && l.checked_at < asked);
         let here: Vec<_> = here.map(|(no, _)| no).collect();
         for no in here {
-            let close = Close::rejected("unauthorized");
-            let (writes, left) = self.end(now, vec![no], close, Left::default());
+            let (writes, left) = self.end(now, vec![no], close::UNAUTHORIZED, Left::default());
             self.pipeline.push(writes, Then::Left(Box::new(left)));
         }
     }

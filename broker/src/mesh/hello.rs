@@ -20,8 +20,8 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), close: Close::rejected(code) }
+    fn new(close: Close, message: impl Into<String>) -> Self {
+        Self { code: close.reason, message: message.into(), close }
     }
 }
 
@@ -30,20 +30,20 @@ pub(super) fn check(attach: &mut Attach, identity: &Identity) -> Result<Member, 
     let proven = matches!(attach.session, SessionKey::Proven(_));
     let Some(member) = identity.member.clone() else {
         let who = if proven { "parent pubkey" } else { "pubkey" };
-        return Err(Rejection::new("unauthorized", format!("{who} not found in mesh")));
+        return Err(Rejection::new(close::UNAUTHORIZED, format!("{who} not found in mesh")));
     };
     if member.revoked {
         return Err(revoked(identity));
     }
     if identity.archived {
-        return Err(Rejection::new("unauthorized", "this mesh has been archived"));
+        return Err(Rejection::new(close::UNAUTHORIZED, "this mesh has been archived"));
     }
     if attach.member.as_ref().is_some_and(|claimed| *claimed != member.id) {
         return Err(if proven {
             let text = "parentMemberId does not match parentMemberPubkey";
-            Rejection::new("parent_member_id_mismatch", text)
+            Rejection::new(close::PARENT_MEMBER_ID_MISMATCH, text)
         } else {
-            Rejection::new("member_id_mismatch", "memberId does not match pubkey")
+            Rejection::new(close::MEMBER_ID_MISMATCH, "memberId does not match pubkey")
         });
     }
     let recorded = identity.key_member.as_ref();
@@ -51,7 +51,7 @@ pub(super) fn check(attach: &mut Attach, identity: &Identity) -> Result<Member, 
         && recorded.is_some_and(|owner| *owner != member.id)
     {
         let text = "the session key belongs to another member";
-        return Err(Rejection::new("unauthorized", text));
+        return Err(Rejection::new(close::UNAUTHORIZED, text));
     }
     if let SessionKey::Claimed(_) = attach.session
         && identity.key_taken

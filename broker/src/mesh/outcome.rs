@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use protocol::Close;
+use protocol::close;
 
 use super::io::{Count, Effect, Now};
 use super::pipeline::{Left, Then};
@@ -110,7 +110,7 @@ impl Mesh {
             }
             (Then::Attached { conn, number, .. }, _) => {
                 let text = "hello rejected: malformed";
-                self.turn_down(conn, number, "malformed", text, Close::rejected("malformed"));
+                self.turn_down(conn, number, "malformed", text, close::MALFORMED);
             }
             (Then::Done { conn, number, .. }, _) => {
                 self.out.push(Effect::Result { conn, number, frame: None });

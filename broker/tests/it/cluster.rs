@@ -92,6 +92,27 @@ async fn a_member_revoked_in_the_database_is_disconnected_wherever_it_is() {
     ana.expect_event("peer_left", "ben").await;
 }
 
+/// The owner's word for why a socket ends is the same at every node.
+#[tokio::test]
+async fn a_member_that_says_hello_too_often_hears_so_wherever_it_is() {
+    let settings = [("HELLO_RATE_PER_MINUTE", "1"), ("MAX_CONNECTIONS_PER_MESH", "10")];
+    let (cluster, _mesh, ana, _ben) = apart(&settings).await;
+    for node in &cluster.nodes {
+        until("the member has said too many", async || {
+            let mut socket = Socket::open(&node.address()).await;
+            socket.post(&ana.hello.frame()).await;
+            let answer = socket.take("an answer", |frame| frame["type"] != "push").await;
+            if answer["type"] == "hello_ack" {
+                return false;
+            }
+            assert_eq!(answer["code"], "rate_limit", "{answer}");
+            assert_eq!(socket.close_frame().await, (1008, "rate_limit".to_owned()));
+            true
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_kicked_session_stays_out_at_every_node_and_under_the_next_owner() {
     let (mut cluster, _mesh, mut ana, mut ben) = apart(&[]).await;

@@ -23,7 +23,10 @@ pub(super) const REFUSAL: u64 = 8 * 1024;
 const QUESTION: u64 = 8 * 1024;
 /// Part of the audit chain: the store walks through many rows.
 const WALK: u64 = 256 * 1024;
-/// A lease that changes is written to the store, its log and Redis, and encoded for each.
+/// A change of a lease is a row to write: 250 at once, which the count of verbs does not allow, and
+/// then 32 in a second.
+const CHANGE: u64 = 32 * 1024;
+/// And the lease is written to the store, its log and Redis, and encoded for each.
 const CHANGE_FACTOR: u64 = 8;
 
 /// How much a connection may still ask for.
@@ -105,7 +108,8 @@ impl Purse {
             | Verb::LeaveGroup { .. } => {}
         }
         let lease = told.hello + told.summary + told.profile + told.groups;
-        CHANGE_FACTOR * u64::try_from(lease).unwrap_or(u64::MAX / CHANGE_FACTOR)
+        let lease = u64::try_from(lease).unwrap_or(u64::MAX);
+        CHANGE.saturating_add(lease.saturating_mul(CHANGE_FACTOR))
     }
 
     fn earn(&mut self, now: Ms) {

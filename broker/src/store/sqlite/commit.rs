@@ -18,7 +18,7 @@ use super::rows::{
     SESSION_KEYS, bind_audit, bind_confirm, bind_delivery, bind_envelope, bind_key, bind_lease,
 };
 use super::{moves, people, queue};
-use crate::model::{AuditRow, Confirm, Duplicate, Epoch, MeshCommit, Outcome, Write};
+use crate::model::{AuditRow, Confirm, Duplicate, Epoch, LeaseRow, MeshCommit, Outcome, Write};
 
 /// Keys are written first and looked up only if one of them was not new: then all is undone and
 /// done again without the meshes that have such a key. Looking first would cost every batch.
@@ -108,6 +108,8 @@ struct Plan<'a> {
     inherits: Vec<(&'a MeshId, &'a PresenceId, &'a MemberId)>,
     purges: Vec<(usize, &'a MeshId, &'a MemberId, &'a [PresenceId])>,
     leases: Vec<(&'a MeshId, Change<'a>)>,
+    /// Where in them the last save of a presence stands.
+    saves: HashMap<(usize, &'a PresenceId), usize>,
     keys: Vec<(&'a MeshId, &'a str, &'a MemberId)>,
     audit: Vec<(&'a MeshId, &'a AuditRow)>,
     /// What is so seldom that each has statements of its own, in order.
@@ -141,8 +143,11 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
             Write::Purge { member, presences } => {
                 plan.purges.push((index, mesh, member, presences));
             }
-            Write::SaveLease(row) => plan.leases.push((mesh, Change::Save(row))),
-            Write::DropLease(presence) => plan.leases.push((mesh, Change::Drop(presence))),
+            Write::SaveLease(row) => plan.save_lease(index, mesh, row),
+            Write::DropLease(presence) => {
+                plan.saves.remove(&(index, presence));
+                plan.leases.push((mesh, Change::Drop(presence)));
+            }
             Write::RecordKey { key, member } => plan.keys.push((mesh, key, member)),
             Write::Audit(row) => plan.audit.push((mesh, row)),
             Write::SaveState(_)
@@ -158,7 +163,21 @@ fn plan<'a>(plans: &mut Vec<Plan<'a>>, index: usize, commit: &'a MeshCommit) {
     }
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// Of a lease that is saved several times the last row is written. When it went away and came
+    /// back, both are: the time of its going is new then.
+    fn save_lease(&mut self, index: usize, mesh: &'a MeshId, row: &'a LeaseRow) {
+        if let Some(at) = self.saves.get(&(index, &row.presence))
+            && let (_, Change::Save(before)) = &mut self.leases[*at]
+            && before.away == row.away
+        {
+            *before = row;
+            return;
+        }
+        self.saves.insert((index, &row.presence), self.leases.len());
+        self.leases.push((mesh, Change::Save(row)));
+    }
+
     /// Writes it. False if a key was not new: then some of it is written, and must be undone.
     async fn write(
         &self,
