@@ -12,7 +12,7 @@ use std::time::Duration;
 use protocol::close;
 use router::membership::Timing;
 use router::node::NodeKey;
-use router::redis::{Inbox, Redis};
+use router::redis::{Credentials, Inbox, Redis};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
@@ -23,6 +23,7 @@ use self::chores::{CANARY, canary, count_queue, retain, review, shed, wake_lease
 use crate::clock::Clock;
 use crate::cluster::Nodes;
 use crate::cluster::measures;
+use crate::cluster::report::Report;
 use crate::config::{Config, OfflineDirect, Secret};
 use crate::edge::{self, Edge, HalfOpen, Leave, PerAddress, Readiness, Unfinished};
 use crate::lifecycle::{self, Signals};
@@ -126,7 +127,11 @@ impl Running {
     async fn join(&self, config: &Config, inbox: Inbox) {
         let Some(nodes) = self.nodes.clone() else { return };
         let edge = self.edge.clone();
-        let report = move || edge.report();
+        let beside = nodes.clone();
+        let report = move || {
+            let refused = beside.redis().refused();
+            Report { refused, ..edge.report() }
+        };
         measures::observe(&self.edge.metrics, &nodes, &self.directory);
         self.chore(nodes.clone().listen(self.directory.clone(), inbox));
         self.chore(nodes.clone().keep_alive(self.directory.clone(), report));
@@ -153,7 +158,9 @@ impl Running {
         let committer =
             Committer::start_observed(store.clone(), observe, &services, stop_committer.clone());
         let clock = Clock::start();
-        let nodes = redis.map(|redis| Nodes::new(redis, timing(config), clock, superseded.clone()));
+        let nodes = redis.map(|redis| {
+            Nodes::new(redis, timing(config), config.is_home(), clock, superseded.clone())
+        });
         let cluster: Arc<dyn Cluster> = match &nodes {
             Some(nodes) => nodes.clone(),
             None => Arc::new(Alone::new(me.clone(), clock)),
@@ -316,12 +323,15 @@ impl Ground {
             return Ok(Self { process, me, services, stop_redis, redis: None });
         };
         let me = NodeKey { id, incarnation: store.clock().await? };
-        let secret = config.cluster_secret.as_ref().map(Secret::expose).unwrap_or_default();
+        let cluster = store.cluster().await?;
+        let credentials = credentials(config, &cluster);
         loop {
-            let (me, secret) = (me.clone(), secret.as_bytes());
-            let (url, timing) = (url.expose(), timing(config));
-            match Redis::connect(url, me.clone(), secret, timing, &services, &stop_redis).await {
+            let (me, url, timing) = (me.clone(), url.expose(), timing(config));
+            let connecting =
+                Redis::connect(url, me.clone(), &credentials, timing, &services, &stop_redis);
+            match connecting.await {
                 Ok(redis) => {
+                    lifecycle::have_the_name(&redis.0, config.lease_grace).await?;
                     return Ok(Self { process, me, services, stop_redis, redis: Some(redis) });
                 }
                 Err(error @ router::redis::Error::Url(_)) => return Err(error.into()),
@@ -358,10 +368,20 @@ fn edge_of(
         hooks: PerAddress::new(config.hook_rate_per_minute),
         hook_token: config.hook_token.clone(),
         joins: PerAddress::new(JOINS_PER_MINUTE),
-        replays: config.fly_machine_id.as_ref() == Some(&config.node_id),
+        replays: config.fly_replay && config.fly_machine_id.as_ref() == Some(&config.node_id),
         git_sha: config.git_sha.clone().unwrap_or_else(|| "unknown".into()),
         node_id: config.node_id.clone(),
         region: config.region.clone().unwrap_or_default(),
+    }
+}
+
+/// What a node shows for being one of a cluster.
+pub(crate) fn credentials<'a>(config: &'a Config, cluster: &'a str) -> Credentials<'a> {
+    let bytes = |secret: &'a Secret| secret.expose().as_bytes();
+    Credentials {
+        cluster,
+        secret: config.cluster_secret.as_ref().map(bytes).unwrap_or_default(),
+        previous: config.cluster_secret_previous.as_ref().map(bytes),
     }
 }
 

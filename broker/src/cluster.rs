@@ -43,6 +43,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct Nodes {
     redis: Redis,
     timing: Timing,
+    /// This node stands where the stores are.
+    home: bool,
     clock: Clock,
     members: Mutex<Members>,
     state: Mutex<State>,
@@ -60,6 +62,7 @@ impl Nodes {
     pub fn new(
         redis: Redis,
         timing: Timing,
+        home: bool,
         clock: Clock,
         superseded: CancellationToken,
     ) -> Arc<Self> {
@@ -67,6 +70,7 @@ impl Nodes {
         Arc::new(Self {
             redis,
             timing,
+            home,
             clock,
             members: Mutex::new(members),
             state: Mutex::new(State::Serving),
@@ -161,7 +165,7 @@ impl Nodes {
                 Err("its own channel is silent".to_owned())
             } else {
                 let report = report().encode();
-                let beat = self.redis.heartbeat(state, WEIGHT, &report);
+                let beat = self.redis.heartbeat(state, WEIGHT, self.home, &report);
                 beat.await.map_err(|error| error.to_string())
             };
             let notices = match answer {

@@ -39,12 +39,16 @@ pub struct Config {
     pub redis_url: Option<Secret>,
     /// With which they prove to each other that they belong to one cluster.
     pub cluster_secret: Option<Secret>,
+    /// The one before it, while it is being changed.
+    pub cluster_secret_previous: Option<Secret>,
     /// Where the SQLite file lives.
     pub data_dir: Arc<Path>,
     /// Whether tables are left as they are at start.
     pub skip_migrate: bool,
     /// How long a node that starts waits for a store that is not there yet.
     pub store_wait: Duration,
+    /// How old a connection to Postgres may grow; zero is without bound.
+    pub db_connection_max_age: Duration,
     /// The address to listen on.
     pub bind_addr: IpAddr,
     /// The port to listen on; 0 lets the system pick.
@@ -99,8 +103,12 @@ pub struct Config {
     pub node_id: Arc<str>,
     /// What Fly.io calls the machine it runs on.
     pub fly_machine_id: Option<Arc<str>>,
+    /// Whether Fly.io's proxy is asked to bring an upgrade that names its mesh to the mesh's owner.
+    pub fly_replay: bool,
     /// Where it stands.
     pub region: Option<Arc<str>>,
+    /// Where the stores are; unset, all regions are alike.
+    pub home_region: Option<Arc<str>>,
     /// How often a node says that it lives.
     pub node_heartbeat: Duration,
     /// After how long without a heartbeat a node counts as gone.
@@ -134,6 +142,11 @@ pub enum NodeEnv {
 }
 
 impl Config {
+    /// Whether this node stands where the stores are.
+    pub fn is_home(&self) -> bool {
+        self.home_region.is_none() || self.home_region == self.region
+    }
+
     /// The configuration to serve with, or every mistake in it.
     pub fn from(
         env: impl IntoIterator<Item = (String, String)>,
@@ -158,9 +171,11 @@ impl Config {
             database_url: None,
             redis_url: None,
             cluster_secret: None,
+            cluster_secret_previous: None,
             data_dir: Path::new("").into(),
             skip_migrate: false,
             store_wait: Duration::ZERO,
+            db_connection_max_age: Duration::ZERO,
             bind_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
             broker_port: 0,
             broker_ws_url: "".into(),
@@ -188,7 +203,9 @@ impl Config {
             drain_accept: Duration::ZERO,
             node_id: "".into(),
             fly_machine_id: None,
+            fly_replay: false,
             region: None,
+            home_region: None,
             node_heartbeat: Duration::ZERO,
             node_ttl: Duration::ZERO,
             node_env: NodeEnv::Development,

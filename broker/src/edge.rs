@@ -110,6 +110,7 @@ impl Edge {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             meshes: self.meshes.owned(),
             connections: self.tasks.len(),
+            refused: 0,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use router::redis::Redis;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,56 @@ pub async fn claim(
         }
         if Instant::now() >= deadline {
             return Err(ClaimError::Taken(patience));
+        }
+        sleep(CLAIM_RETRY).await;
+    }
+}
+
+/// Why a node does not become one of its cluster.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another process has this node's NODE_ID, {name}, and did not stop within {} s: give each its own",
+    .patience.as_secs()
+)]
+pub struct NameTaken {
+    name: String,
+    patience: Duration,
+}
+
+/// Waits until nobody else lives under this node's name, at most `patience`, and until the nodes of a
+/// version that seals nothing are gone: those are stopped before this version is started.
+pub async fn have_the_name(redis: &Redis, patience: Duration) -> Result<(), NameTaken> {
+    let deadline = Instant::now() + patience;
+    let mut said = None;
+    loop {
+        let found = match redis.unsealed_nodes().await {
+            Ok(0) => redis.namesake().await.map(|other| (0, other)),
+            found => found.map(|count| (count, None)),
+        };
+        match found {
+            Ok((0, None)) => return Ok(()),
+            Ok(found) if said.as_ref() == Some(&found) => {}
+            Ok((0, Some(other))) => {
+                let patience_s = patience.as_secs();
+                tracing::warn!(node.id = %other, patience_s, "another process has this node's name; waiting for it to stop");
+                said = Some((0, Some(other)));
+            }
+            Ok(found) => {
+                let nodes = found.0;
+                tracing::error!(
+                    nodes,
+                    "nodes of a version before live on this Redis, which seal nothing: \
+                    stop them all; this node waits until they are gone"
+                );
+                said = Some(found);
+            }
+            Err(error) => tracing::debug!(%error, "Redis does not say who is there"),
+        }
+        if let Some((0, Some(_))) = said
+            && Instant::now() >= deadline
+        {
+            let name = redis.me().id.to_string();
+            return Err(NameTaken { name, patience });
         }
         sleep(CLAIM_RETRY).await;
     }

@@ -17,6 +17,10 @@ pub use presence::*;
 /// A fencing token (Kleppmann 2016): minted by the store, higher for every activation of a mesh.
 pub type Epoch = u64;
 
+/// The most that one activation raises an epoch by, beside one: no claim about what others have seen takes
+/// the epochs to their end.
+pub const EPOCH_STEP: Epoch = 1 << 32;
+
 /// An envelope's place in its mesh. Starts at 1; gaps are allowed, reuse is not.
 pub type Seq = u64;
 

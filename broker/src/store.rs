@@ -84,6 +84,10 @@ pub trait Store: Send + Sync + 'static {
     /// Microseconds since the Unix epoch, by the store's clock: all nodes have the same.
     async fn clock(&self) -> Result<u64, StoreError>;
 
+    /// The cluster whose store this is: an id that was drawn when the tables were made. Of a store that
+    /// is not shared, any text.
+    async fn cluster(&self) -> Result<String, StoreError>;
+
     /// Says whether this node of a cluster reaches Redis; answers whether another node that said so
     /// in the last [`HEALTH_FRESH_S`] seconds does.
     async fn share_health(&self, node: &str, reaches_redis: bool) -> Result<bool, StoreError>;
@@ -93,7 +97,8 @@ pub trait Store: Send + Sync + 'static {
     /// beat under its old name, the time it was down would count for the meshes it has yet to take.
     async fn beat(&self, node: &str) -> Result<(), StoreError>;
 
-    /// Takes a mesh over: raises its epoch above its own and `floor`, in one statement; then, in
+    /// Takes a mesh over: raises its epoch above its own and `floor`, in one statement, by
+    /// [`EPOCH_STEP`](crate::model::EPOCH_STEP) and one at most; then, in
     /// another with a later snapshot, reads what the owner starts from. Nothing if there is no
     /// such mesh.
     async fn activate(

@@ -40,6 +40,8 @@ pub struct Seen {
     pub state: State,
     /// Its share of the ring.
     pub weight: u8,
+    /// It stands where the stores are: others have no share as long as such a node serves.
+    pub home: bool,
     /// Time since its last heartbeat, by Redis's clock.
     pub age_ms: Ms,
     /// Whether anybody listens on its channel; nothing if that is not known.

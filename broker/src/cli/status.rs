@@ -11,8 +11,9 @@ use router::ring::Ring;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, local};
+use crate::app::credentials;
 use crate::cluster::report::Report;
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::model::Standing;
 use crate::store::open;
 
@@ -26,11 +27,16 @@ struct Node {
     region: String,
     version: String,
     state: State,
+    /// `home`: it has a share of the ring; `edge`: it stands elsewhere and has none while a home node
+    /// serves.
+    role: &'static str,
     /// Of the ring, from 0 to 1.
     ring_share: f64,
     meshes: usize,
     connections: usize,
     last_heartbeat_ms: u64,
+    /// Frames and rows in Redis that it refused, as nobody of its cluster has sealed them.
+    refused: u64,
     #[serde(skip)]
     key: String,
 }
@@ -50,17 +56,13 @@ struct Mesh {
 
 pub(super) async fn run(matches: &ArgMatches, config: &Config) -> Result<String, Failure> {
     let json = matches.get_flag("json");
-    let nodes = match &config.redis_url {
-        Some(url) => {
-            let ttl = u64::try_from(config.node_ttl.as_millis()).unwrap_or(u64::MAX);
-            let known = router::redis::nodes(url.expose()).await;
-            shown(known.map_err(|error| Failure::new(error.to_string()))?, ttl)
-        }
-        None => Vec::new(),
+    let (nodes, unreadable) = match &config.redis_url {
+        Some(url) => cluster(config, url).await?,
+        None => (Vec::new(), 0),
     };
     let Some(mesh) = matches.get_one::<String>("mesh") else {
         let nodes = if config.redis_url.is_none() { vec![the_only(config).await?] } else { nodes };
-        return if json { to_json(&nodes) } else { Ok(table(&nodes)) };
+        return if json { to_json(&nodes) } else { Ok(table(&nodes, unreadable)) };
     };
     let store = open::open_store(config).await?;
     let id = MeshId::from(mesh.as_str());
@@ -70,6 +72,20 @@ pub(super) async fn run(matches: &ArgMatches, config: &Config) -> Result<String,
     let alone = config.redis_url.is_none() && store.claim(false).await?.is_none();
     let mesh = describe(mesh, &standing, &nodes, alone);
     if json { to_json(&mesh) } else { Ok(lines(&mesh)) }
+}
+
+/// The nodes of the cluster, and how many rows of others there are.
+async fn cluster(config: &Config, url: &Secret) -> Result<(Vec<Node>, usize), Failure> {
+    if config.cluster_secret.is_none() {
+        let text = "what nodes say of themselves is sealed: set CLUSTER_SECRET as on the nodes";
+        return Err(Failure::new(text));
+    }
+    let store = open::open_store(config).await?;
+    let cluster = store.cluster().await?;
+    let table = router::redis::nodes(url.expose(), &credentials(config, &cluster)).await;
+    let table = table.map_err(|error| Failure::new(error.to_string()))?;
+    let ttl = u64::try_from(config.node_ttl.as_millis()).unwrap_or(u64::MAX);
+    Ok((shown(table.nodes, ttl), table.unreadable))
 }
 
 /// The node on this machine, as it says itself.
@@ -97,24 +113,28 @@ async fn the_only(config: &Config) -> Result<Node, Failure> {
     let told: Full = serde_json::from_str(&body)
         .map_err(|_| failed("what is there is no broker of this version".to_owned()))?;
     let Told { id, state, report } = told.node;
-    let Report { region, version, meshes, connections } = report;
+    let Report { region, version, meshes, connections, refused } = report;
     Ok(Node {
         key: id.clone(),
         id,
         region,
         version,
         state,
+        role: role(true),
         ring_share: 1.0,
         meshes,
         connections,
         last_heartbeat_ms: 0,
+        refused,
     })
 }
 
 /// Those that live, with their shares of the ring.
 fn shown(known: Vec<(Seen, impl AsRef<[u8]>)>, ttl_ms: u64) -> Vec<Node> {
     let alive: Vec<_> = known.into_iter().filter(|(seen, _)| seen.age_ms <= ttl_ms).collect();
-    let serving = alive.iter().filter(|(seen, _)| seen.state == State::Serving);
+    let serves = |seen: &Seen| seen.state == State::Serving;
+    let at_home = alive.iter().any(|(seen, _)| serves(seen) && seen.home);
+    let serving = alive.iter().filter(|(seen, _)| serves(seen) && (seen.home || !at_home));
     let ring = Ring::new(serving.map(|(seen, _)| (seen.key.id.clone(), seen.weight)));
     let mut keys: BTreeMap<&str, u32> = BTreeMap::new();
     let owners: Vec<_> = (0..SAMPLES).filter_map(|n| ring.owner(&n.to_string())).collect();
@@ -125,22 +145,29 @@ fn shown(known: Vec<(Seen, impl AsRef<[u8]>)>, ttl_ms: u64) -> Vec<Node> {
     let mut nodes: Vec<_> = alive
         .iter()
         .map(|(seen, info)| {
-            let Report { region, version, meshes, connections } = Report::decode(info.as_ref());
+            let report = Report::decode(info.as_ref());
+            let Report { region, version, meshes, connections, refused } = report;
             Node {
                 id: seen.key.id.to_string(),
                 region,
                 version,
                 state: seen.state,
+                role: role(seen.home),
                 ring_share: share(seen.key.id.as_str()),
                 meshes,
                 connections,
                 last_heartbeat_ms: seen.age_ms,
+                refused,
                 key: seen.key.to_string(),
             }
         })
         .collect();
     nodes.sort_by(|a, b| a.id.cmp(&b.id));
     nodes
+}
+
+fn role(home: bool) -> &'static str {
+    if home { "home" } else { "edge" }
 }
 
 /// The store names the process that took a mesh last: it owns the mesh as long as it lives.
@@ -162,27 +189,31 @@ fn to_json(value: &impl Serialize) -> Result<String, Failure> {
     text.map(|text| text + "\n").map_err(|error| Failure::new(error.to_string()))
 }
 
-fn table(nodes: &[Node]) -> String {
+fn table(nodes: &[Node], unreadable: usize) -> String {
+    let others = match unreadable {
+        0 => String::new(),
+        n => format!("{n} rows in Redis do not open with this CLUSTER_SECRET\n"),
+    };
     if nodes.is_empty() {
-        return "no node is alive\n".to_owned();
+        return format!("no node is alive\n{others}");
     }
     let mut text = format!(
-        "{:20} {:8} {:12} {:>6} {:>7} {:>11}\n",
-        "NODE", "REGION", "STATE", "SHARE", "MESHES", "CONNECTIONS"
+        "{:20} {:8} {:5} {:12} {:>6} {:>7} {:>11} {:>8}\n",
+        "NODE", "REGION", "ROLE", "STATE", "SHARE", "MESHES", "CONNECTIONS", "REFUSED"
     );
     for node in nodes {
         let state = serde_json::to_value(node.state).ok();
         let state = state.as_ref().and_then(|word| word.as_str()).unwrap_or_default();
         let region = if node.region.is_empty() { "-" } else { &node.region };
         let share = format!("{:.1}%", node.ring_share * 100.0);
-        let (id, meshes, connections) = (&node.id, node.meshes, node.connections);
+        let Node { id, role, meshes, connections, refused, .. } = node;
         // Writing to a text does not fail.
         let _ = writeln!(
             text,
-            "{id:20} {region:8} {state:12} {share:>6} {meshes:>7} {connections:>11}"
+            "{id:20} {region:8} {role:5} {state:12} {share:>6} {meshes:>7} {connections:>11} {refused:>8}"
         );
     }
-    text
+    text + &others
 }
 
 fn lines(mesh: &Mesh) -> String {
@@ -203,7 +234,7 @@ mod tests {
     fn seen(id: &str, incarnation: u64, state: State, age_ms: u64) -> (Seen, Vec<u8>) {
         let key = NodeKey { id: id.into(), incarnation };
         let report = Report { meshes: 3, ..Report::default() };
-        (Seen { key, state, weight: 1, age_ms, listens: None }, report.encode())
+        (Seen { key, state, weight: 1, home: true, age_ms, listens: None }, report.encode())
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Report {
     pub meshes: usize,
     /// Sockets it holds.
     pub connections: usize,
+    /// Frames and rows in Redis that it refused, since none of its cluster's nodes has sealed them.
+    pub refused: u64,
 }
 
 impl Report {

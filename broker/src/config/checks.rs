@@ -26,6 +26,19 @@ pub(super) fn contradictions(config: &Config, purpose: Purpose) -> Vec<Mistake> 
         }
         _ => {}
     }
+    match (&config.cluster_secret, &config.cluster_secret_previous) {
+        (None, Some(_)) => refuse(
+            "CLUSTER_SECRET_PREVIOUS without CLUSTER_SECRET: the first is the secret that was, the \
+             second the one that is to be"
+                .into(),
+        ),
+        (Some(now), Some(before)) if now.expose() == before.expose() => refuse(
+            "CLUSTER_SECRET_PREVIOUS is CLUSTER_SECRET: leave it out, or set CLUSTER_SECRET to the new \
+             one"
+            .into(),
+        ),
+        _ => {}
+    }
     let needed = config.node_heartbeat * HEARTBEATS_PER_TTL;
     if config.node_ttl < needed {
         refuse(format!(

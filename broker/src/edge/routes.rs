@@ -90,8 +90,9 @@ fn replay(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> Option<Response> {
         return None;
     }
     let mesh = uri.query()?.split('&').find_map(|pair| pair.strip_prefix("mesh="))?;
-    let owner =
-        HeaderValue::from_str(&format!("instance={}", edge.meshes.elsewhere(mesh)?.id)).ok()?;
+    let owner = &edge.meshes.elsewhere(mesh)?.id;
+    let owner = format!("prefer_instance={owner};fallback=prefer_self");
+    let owner = HeaderValue::from_str(&owner).ok()?;
     Some(
         (StatusCode::CONFLICT, [("fly-replay", owner)], "another node runs this mesh")
             .into_response(),

@@ -83,6 +83,7 @@ macro_rules! each_store_promise {
             an_invite_is_recorded_once_and_for_a_known_mesh,
             every_activation_raises_the_epoch,
             an_activation_raises_the_epoch_above_the_floor,
+            an_activation_raises_the_epoch_by_a_bounded_step,
             an_unknown_mesh_cannot_be_activated,
             a_new_owner_starts_from_what_was_written,
             activations_at_once_all_get_epochs_of_their_own,

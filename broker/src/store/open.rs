@@ -48,7 +48,10 @@ pub async fn wait_for_store(config: &Config) -> Result<Arc<dyn Store>, StoreErro
 /// if missing. Tables are not touched.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match &config.database_url {
-        Some(url) => Arc::new(Postgres::connect(url.expose(), POSTGRES_LANES).await?),
+        Some(url) => {
+            let max_age = config.db_connection_max_age;
+            Arc::new(Postgres::renewing(url.expose(), POSTGRES_LANES, max_age).await?)
+        }
         None => Arc::new(Sqlite::open(&sqlite_path(config)).await?),
     })
 }

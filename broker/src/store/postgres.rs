@@ -24,6 +24,7 @@ mod retain;
 mod session;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::{MemberId, MeshId};
@@ -45,6 +46,8 @@ pub struct Postgres {
     options: PgConnectOptions,
     pool: PgPool,
     lanes: Vec<Lane>,
+    /// The age at which a connection that is kept is replaced.
+    renew_after: Option<Duration>,
 }
 
 impl Postgres {
@@ -55,13 +58,37 @@ impl Postgres {
     ///
     /// [`StoreError::Unusable`]: trying again does not help, see [`probe`](mod@probe).
     pub async fn connect(url: &str, lanes: usize) -> Result<Self, StoreError> {
+        Self::renewing(url, lanes, Duration::ZERO).await
+    }
+
+    /// The same; no connection grows older than `max_age`, unless that is zero: proxies cut those that
+    /// do, and a database may have moved behind its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn renewing(url: &str, lanes: usize, max_age: Duration) -> Result<Self, StoreError> {
         let options = session::options(url)?;
         probe::refuse_unusable(&options).await?;
-        let pool = session::pool(options.clone());
+        let renew_after = (!max_age.is_zero()).then_some(max_age * 9 / 10);
+        let pool = session::pool(options.clone(), renew_after);
         let lanes = (0..lanes.max(1)).map(|_| Lane::new(options.clone())).collect();
-        let store = Self { options, pool, lanes };
+        let store = Self { options, pool, lanes, renew_after };
         Reader::acquire(&store.pool).await?.release();
         Ok(store)
+    }
+
+    /// Replaces the connections of lanes that have grown old. Another time, if that fails: the old one
+    /// goes on.
+    async fn renew_lanes(&self) -> Result<(), StoreError> {
+        for lane in &self.lanes {
+            if let Some(age) = self.renew_after
+                && let Err(error) = lane.renew(age).await
+            {
+                tracing::warn!(%error, "a connection to the store cannot be renewed yet");
+            }
+        }
+        Ok(())
     }
 
     /// A connection for reading.
@@ -106,11 +133,15 @@ impl Store for Postgres {
     }
 
     async fn claim(&self, shared: bool) -> Result<Option<Box<dyn Claim>>, StoreError> {
-        health::claim(&self.options, shared).await
+        health::claim(self, shared).await
     }
 
     async fn share_health(&self, node: &str, reaches_redis: bool) -> Result<bool, StoreError> {
         health::share_health(self, node, reaches_redis).await
+    }
+
+    async fn cluster(&self) -> Result<String, StoreError> {
+        health::cluster(self).await
     }
 
     async fn clock(&self) -> Result<u64, StoreError> {

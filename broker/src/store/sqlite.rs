@@ -129,6 +129,11 @@ impl Store for Sqlite {
         Ok(false)
     }
 
+    /// It is never shared.
+    async fn cluster(&self) -> StoreResult<String> {
+        Ok("alone".to_owned())
+    }
+
     /// The file has no clock but its machine's.
     async fn clock(&self) -> StoreResult<u64> {
         Ok(u64::try_from(wall_ms()).unwrap_or(0) * 1_000)

@@ -149,7 +149,8 @@ async fn a_hook_finds_its_session_from_any_node() {
 #[tokio::test]
 async fn an_upgrade_that_names_its_mesh_is_replayed_once() {
     let cluster = Cluster::of(1, &[("FLY_MACHINE_ID", "n0")]).await;
-    let mut other = cluster.launch("n1", &[("FLY_MACHINE_ID", "n1")]);
+    let on = [("FLY_MACHINE_ID", "n1"), ("FLY_REPLAY", "on")];
+    let mut other = cluster.launch("n1", &on);
     other.serving().await;
     cluster.all_see(2).await;
     let mesh = cluster.mesh_on(0, &["ana"]).await;
@@ -157,7 +158,8 @@ async fn an_upgrade_that_names_its_mesh_is_replayed_once() {
     let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let replayed = other.request("GET", &path, upgrade, "").await;
-    assert_eq!((replayed.status, replayed.header("fly-replay")), (409, Some("instance=n0")));
+    let header = Some("prefer_instance=n0;fallback=prefer_self");
+    assert_eq!((replayed.status, replayed.header("fly-replay")), (409, header));
     let again = format!("{upgrade}fly-replay-src: instance=n0\r\n");
     for (node, headers) in [(&other, again.as_str()), (&cluster.nodes[0], upgrade)] {
         let answer = node.request("GET", &path, headers, "").await;

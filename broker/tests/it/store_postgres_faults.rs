@@ -1,13 +1,15 @@
 //! What the Postgres store does while connections, owners and servers fail around it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use broker::model::{Claim, MeshCommit, Outcome, Recipient, Unit, Write};
 use broker::store::committer::Committer;
 use broker::store::postgres::Postgres;
 use broker::store::{Retained, Store, StoreError};
 use sqlx::{Connection, PgConnection, Row};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -131,6 +133,35 @@ async fn a_cut_connection_is_replaced() {
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))));
     assert_eq!(commit(&store, &mesh, epoch, vec![accept(1, &[ben()])]).await.unwrap(), committed());
     store.healthy().await.unwrap();
+}
+
+/// Proxies cut connections after minutes; here after a second, and commits go on meanwhile.
+#[tokio::test]
+async fn connections_are_renewed_between_commits_and_the_claim_has_no_gap() {
+    const AGE: Duration = Duration::from_secs(1);
+    let scene = Scene::start().await;
+    let (mesh, epoch) = scene.mesh("red").await;
+    let url = scene.server.url(&scene.database);
+    let store = Postgres::renewing(&url, 1, AGE).await.unwrap();
+    for shared in [false, true] {
+        let mut claim = store.claim(shared).await.unwrap().unwrap();
+        let (started, mut backends) = (Instant::now(), HashSet::new());
+        while started.elapsed() < 3 * AGE {
+            assert_eq!(commit(&store, &mesh, epoch, vec![]).await.unwrap(), committed());
+            store.healthy().await.unwrap();
+            assert!(claim.held().await, "the claim is kept");
+            assert!(scene.store.claim(false).await.unwrap().is_none(), "nobody else gets it");
+            let holders = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database \
+                = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            let holders: Vec<i32> =
+                sqlx::query_scalar(holders).fetch_all(&mut scene.connection().await).await.unwrap();
+            backends.extend(holders);
+        }
+        assert!((3..=5).contains(&backends.len()), "{} connections held it", backends.len());
+        drop(claim);
+        until("the claim is free", async || scene.store.claim(false).await.unwrap().is_some())
+            .await;
+    }
 }
 
 /// Silence is noticed by reads as well, and does not use the pool up.

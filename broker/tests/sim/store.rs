@@ -115,7 +115,7 @@ impl SimStore {
             *since = at - alive.saturating_sub(*since);
         }
         let floor = if self.planted == Some(Planted::EpochReset) { 0 } else { floor };
-        now.epoch = now.epoch.max(floor) + 1;
+        now.epoch = now.epoch.max(floor.min(now.epoch + EPOCH_STEP)) + 1;
         now.owner = process;
         now.taken_at = at;
         (now.epoch, before)

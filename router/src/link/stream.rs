@@ -14,7 +14,9 @@ use crate::membership::Ms;
 pub const FLIGHT_BYTES: usize = 512 * 1024;
 /// Items under way without having been acknowledged.
 pub const FLIGHT_ITEMS: u64 = 1024;
-/// First and longest wait for an acknowledgement before everything is sent again, in milliseconds.
+/// Shortest and longest wait for an acknowledgement before everything is sent again, in milliseconds.
+/// Between them it follows the round trips (RFC 6298): a link to another continent is slow and not
+/// broken.
 pub const PATIENCE_MS: (Ms, Ms) = (250, 2_000);
 /// How long an acknowledgement may wait for company, in milliseconds.
 pub const ACK_MS: Ms = 25;
@@ -32,8 +34,35 @@ pub struct Outgoing<T> {
     bytes: usize,
     /// Bytes from `base` to `unsent`.
     flying: usize,
+    /// Everything below has been sent at least once.
+    sent: u64,
     patience: Ms,
     repeat_at: Option<Ms>,
+    /// An item under way that was sent once, and when.
+    timed: Option<(u64, Ms)>,
+    round_trip: Option<RoundTrip>,
+}
+
+/// Round trips, smoothed (RFC 6298 §2).
+#[derive(Debug, Clone, Copy)]
+struct RoundTrip {
+    smoothed: Ms,
+    variation: Ms,
+}
+
+impl RoundTrip {
+    fn first(took: Ms) -> Self {
+        Self { smoothed: took, variation: took / 2 }
+    }
+
+    fn and(self, took: Ms) -> Self {
+        let variation = (3 * self.variation + self.smoothed.abs_diff(took)) / 4;
+        Self { smoothed: (7 * self.smoothed + took) / 8, variation }
+    }
+
+    fn patience(self) -> Ms {
+        (self.smoothed + 4 * self.variation).clamp(PATIENCE_MS.0, PATIENCE_MS.1)
+    }
 }
 
 impl<T> Default for Outgoing<T> {
@@ -44,8 +73,11 @@ impl<T> Default for Outgoing<T> {
             items: VecDeque::new(),
             bytes: 0,
             flying: 0,
+            sent: 0,
             patience: PATIENCE_MS.0,
             repeat_at: None,
+            timed: None,
+            round_trip: None,
         }
     }
 }
@@ -82,6 +114,10 @@ impl<T> Outgoing<T> {
             return None;
         }
         self.flying += bytes;
+        if self.unsent == self.sent {
+            self.sent += 1;
+            self.timed.get_or_insert((self.unsent, now));
+        }
         self.unsent += 1;
         self.repeat_at.get_or_insert(now + self.patience);
         Some((self.unsent - 1, item))
@@ -100,7 +136,13 @@ impl<T> Outgoing<T> {
         }
         self.unsent = self.unsent.max(self.base);
         if progress {
-            self.patience = PATIENCE_MS.0;
+            // An acknowledgement of what was repeated tells no time: patience stays as it has grown.
+            if let Some((_, sent_at)) = self.timed.take_if(|(number, _)| *number < next) {
+                let took = now.saturating_sub(sent_at);
+                let known = self.round_trip.map_or(RoundTrip::first(took), |known| known.and(took));
+                self.round_trip = Some(known);
+                self.patience = known.patience();
+            }
             self.repeat_at = (self.unsent > self.base).then_some(now + self.patience);
         }
         if gap && next == self.base {
@@ -120,6 +162,7 @@ impl<T> Outgoing<T> {
         self.unsent = self.base;
         self.flying = 0;
         self.repeat_at = None;
+        self.timed = None;
     }
 
     /// When [`tick`](Self::tick) is due.
@@ -224,6 +267,28 @@ mod tests {
         assert!(out.next(PATIENCE_MS.0 - 1).is_none());
         out.tick(PATIENCE_MS.0);
         assert_eq!(out.next(PATIENCE_MS.0), Some((0, &'a')));
+    }
+
+    /// An item each 20 ms, on a link whose acknowledgements come `round_trip` later.
+    #[test]
+    fn a_far_link_repeats_a_few_times_and_then_nothing() {
+        for round_trip in [2, 150, 300, 900] {
+            let mut out = Outgoing::default();
+            let (mut acknowledgements, mut sent) = (VecDeque::new(), 0);
+            for now in (0..30_000).step_by(20) {
+                out.push((), 100);
+                out.tick(now);
+                while let Some((number, ())) = out.next(now) {
+                    sent += 1;
+                    acknowledgements.push_back((now + round_trip, number + 1));
+                }
+                while let Some((_, next)) = acknowledgements.pop_front_if(|(at, _)| *at <= now) {
+                    out.acknowledged(now, next, false);
+                }
+            }
+            let repeated = sent - 1_500;
+            assert!(repeated <= 200, "{round_trip} ms: {repeated} of 1500 were sent again");
+        }
     }
 
     proptest! {

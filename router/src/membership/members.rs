@@ -8,6 +8,7 @@
 //!   Those known before live on in the view meanwhile, and nobody is suspected.
 //! * The ring has the nodes of the best rank there is: nodes that are heard before those that are
 //!   not; among them serving ones before draining ones before those without a store.
+//! * Nodes away from home have no share, unless none at home has served for the time to live.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct Members {
     /// From when on a sighting tells who is dead.
     settles_at: Ms,
     superseded: bool,
+    /// Since when no node at home serves.
+    homeless_since: Option<Ms>,
     view: Arc<View>,
 }
 
@@ -120,6 +123,7 @@ impl Members {
             sighted_at: None,
             settles_at: 0,
             superseded: false,
+            homeless_since: None,
             view,
         }
     }
@@ -151,7 +155,7 @@ impl Members {
         self.judge(now, &shown, &mut notices);
         let ends = (sighting.superseded || self.is_replaced()) && !self.superseded;
         self.superseded |= ends;
-        self.publish(&mut notices);
+        self.publish(now, &mut notices);
         // The same nodes may own what they did not dare to own, and the other way round.
         if !was_settled && self.is_settled() && !notices.contains(&Notice::Changed) {
             notices.push(Notice::Changed);
@@ -173,7 +177,7 @@ impl Members {
         {
             known.suspected_at = Some(now);
             known.unheard = true;
-            self.publish(&mut notices);
+            self.publish(now, &mut notices);
         }
         notices
     }
@@ -264,7 +268,7 @@ impl Members {
     }
 
     /// Swaps the view in, if it differs.
-    fn publish(&mut self, notices: &mut Vec<Notice>) {
+    fn publish(&mut self, now: Ms, notices: &mut Vec<Notice>) {
         let over = |node: &Node| self.superseded && node.seen.key == self.me;
         let living = || self.nodes.iter().filter(|(_, node)| node.alive && !over(node));
         let mut alive: BTreeMap<_, _> = living()
@@ -274,12 +278,20 @@ impl Members {
             let state = self.nodes.get(&self.me.id).map_or(State::Serving, |node| node.seen.state);
             alive.insert(self.me.id.clone(), (self.me.clone(), state));
         }
-        let able = || living().filter(|(_, node)| node.seen.weight > 0);
+        let serves =
+            |node: &Node| node.seen.home && node.seen.weight > 0 && node.rank() == (false, 0);
+        let homeless = !living().any(|(_, node)| serves(node));
+        let homeless_since = homeless.then(|| self.homeless_since.unwrap_or(now));
+        let away =
+            homeless_since.is_some_and(|since| now.saturating_sub(since) >= self.timing.ttl_ms);
+        let has_share = |node: &Node| node.seen.weight > 0 && (node.seen.home || away);
+        let able = || living().filter(|(_, node)| has_share(node));
         let best = able().map(|(_, node)| node.rank()).min();
         let weights: BTreeMap<_, _> = able()
             .filter(|(_, node)| Some(node.rank()) == best)
             .map(|(id, node)| (id.clone(), node.seen.weight))
             .collect();
+        self.homeless_since = homeless_since;
         if alive != self.view.alive || weights != self.view.weights {
             self.view = Arc::new(View::new(self.me.clone(), alive, weights));
             notices.push(Notice::Changed);

@@ -1,6 +1,10 @@
 //! What has happened, in numbers that only grow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -30,11 +34,15 @@ pub enum Dropped {
     Lagged,
     /// A frame: whoever is to take it lags behind.
     InboxFull,
-    /// A frame of a version that is not ours.
+    /// A frame or a row of a version that is not ours.
     Version,
-    /// A frame that none of us has sealed.
+    /// A frame or a row that none of us has sealed, or that was sealed as something else.
     Forged,
-    /// A frame that one of us has sealed and that makes no sense.
+    /// A frame or a row sealed with a secret that this node does not know.
+    Foreign,
+    /// A row that its node has replaced since.
+    Replayed,
+    /// What makes no sense although one of us has sealed it, or is too short or too large for that.
     Malformed,
     /// A frame meant for another node, or for another process of this one's name.
     Misdirected,
@@ -44,7 +52,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::LaneFull,
         Self::Unsent,
         Self::Unheard,
@@ -52,6 +60,8 @@ impl Dropped {
         Self::InboxFull,
         Self::Version,
         Self::Forged,
+        Self::Foreign,
+        Self::Replayed,
         Self::Malformed,
         Self::Misdirected,
         Self::Namesake,
@@ -67,9 +77,31 @@ impl Dropped {
             Self::InboxFull => "inbox_full",
             Self::Version => "version",
             Self::Forged => "forged",
+            Self::Foreign => "foreign",
+            Self::Replayed => "replayed",
             Self::Malformed => "malformed",
             Self::Misdirected => "misdirected",
             Self::Namesake => "namesake",
+        }
+    }
+}
+
+/// Between complaints in the log about one kind of thing that was dropped.
+const COMPLAINTS: Duration = Duration::from_mins(1);
+
+/// Says in the log what is dropped, once a minute for each reason.
+#[derive(Debug, Default)]
+pub(super) struct Complaints(Mutex<[(u64, Option<Instant>); Dropped::ALL.len()]>);
+
+impl Complaints {
+    pub(super) fn about(&self, why: Dropped, count: usize) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (held_back, said_at) = &mut all[why as usize];
+        *held_back += count as u64;
+        if said_at.is_none_or(|said| said.elapsed() >= COMPLAINTS) {
+            *said_at = Some(Instant::now());
+            let count = std::mem::take(held_back);
+            tracing::warn!(reason = why.name(), count, "what came through Redis was dropped");
         }
     }
 }
@@ -99,7 +131,14 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// How many items or frames were dropped for this reason.
+    /// What came through Redis and was none of this cluster's.
+    pub fn refused(&self) -> u64 {
+        use Dropped::{Foreign, Forged, Malformed, Misdirected, Replayed, Version};
+        let all = [Forged, Foreign, Replayed, Malformed, Misdirected, Version];
+        all.iter().map(|why| self.dropped(*why)).sum()
+    }
+
+    /// How many items, frames or rows were dropped for this reason.
     pub fn dropped(&self, why: Dropped) -> u64 {
         self.dropped[why as usize].get()
     }

@@ -14,10 +14,10 @@ use fred::types::Message;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{COMMAND_TIMEOUT, Dropped, Error, Event, Incoming, Shared, keys};
+use super::{COMMAND_TIMEOUT, Dropped, Error, Event, Incoming, Kind, Shared, frame};
 
 /// Frames that wait between fred's reader and ours, which does nothing but check and pass on: at a
 /// hundred thousand a second, 80 ms.
@@ -30,8 +30,6 @@ const INBOX_BYTES: usize = 64 * 1024 * 1024;
 const CANARY: Duration = Duration::from_secs(1);
 /// Between attempts to subscribe.
 const RETRY: Duration = Duration::from_millis(100);
-/// Between complaints in the log about frames that were dropped.
-const COMPLAINTS: Duration = Duration::from_secs(10);
 
 const SUBSCRIBE: &str = "subscribe to this node's channels";
 
@@ -55,14 +53,14 @@ pub(super) async fn open(
 impl Shared {
     /// Subscribes to this process's channel and the hints. Doing so again changes nothing.
     async fn subscribe(&self) -> Result<(), Error> {
-        let mine = keys::channel(&self.me);
+        let (mine, hints) = (self.keys.channel(&self.me), self.keys.hints.clone());
         let subscribed = if self.ears.is_clustered() {
             match self.ears.ssubscribe(mine).await {
-                Ok(()) => self.ears.ssubscribe(keys::HINTS).await,
+                Ok(()) => self.ears.ssubscribe(hints).await,
                 failed => failed,
             }
         } else {
-            self.ears.subscribe(vec![mine, keys::HINTS.to_owned()]).await
+            self.ears.subscribe(vec![mine, hints]).await
         };
         self.counters.subscriptions.add(1);
         self.count(subscribed.map_err(|error| Error::Failed(SUBSCRIBE, error)))
@@ -93,10 +91,7 @@ async fn subscribed(
 
 /// Publishes to ourselves every so often, and does something about it if that does not come back.
 async fn canary(shared: Arc<Shared>, deaf: Arc<Notify>) {
-    let Some(frame) = shared.sealer.seal(&shared.me, &shared.me, &[]).map(Bytes::from) else {
-        return;
-    };
-    let channel = keys::channel(&shared.me);
+    let channel = shared.keys.channel(&shared.me);
     let third = Duration::from_millis((shared.timing.ttl_ms / 3).max(1));
     let mut ticks = interval(CANARY.min(third));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,7 +100,9 @@ async fn canary(shared: Arc<Shared>, deaf: Arc<Notify>) {
     loop {
         ticks.tick().await;
         let sent_at = shared.now();
-        match shared.publish(channel.clone(), frame.clone(), "publish the canary").await {
+        // Sealed anew each time: which secret is to be used may have changed.
+        let frame = frame::seal(&shared.sealer, &shared.me, &shared.me, &[]).unwrap_or_default();
+        match shared.publish(channel.clone(), frame.into(), "publish the canary").await {
             Ok(0) => deaf.notify_one(),
             Ok(_) => {}
             // Without Redis there is nothing to do but wait for it.
@@ -134,46 +131,49 @@ struct Listener {
     shared: Arc<Shared>,
     inbox: mpsc::Sender<Incoming>,
     room: Arc<Semaphore>,
-    /// Complaints that were held back, and when the last was not.
-    unsaid: u64,
-    said_at: Option<Instant>,
 }
 
 impl Listener {
     fn new(shared: Arc<Shared>) -> (Self, mpsc::Receiver<Incoming>) {
         let (inbox, incoming) = mpsc::channel(INBOX);
         let room = Arc::new(Semaphore::new(INBOX_BYTES));
-        (Self { shared, inbox, room, unsaid: 0, said_at: None }, incoming)
+        (Self { shared, inbox, room }, incoming)
     }
 
-    async fn run(mut self, mut messages: Receiver<Message>) {
+    async fn run(self, mut messages: Receiver<Message>) {
         loop {
             match messages.recv().await {
                 Ok(message) => self.take(message),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = usize::try_from(missed).unwrap_or(usize::MAX);
-                    self.drop(Dropped::Lagged, missed);
+                    self.shared.refuse(Dropped::Lagged, missed);
                 }
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
-    fn take(&mut self, message: Message) {
-        let is_hint = message.channel == keys::HINTS;
+    fn take(&self, message: Message) {
+        let is_hint = *message.channel == *self.shared.keys.hints;
         let Some(bytes) = message.value.into_bytes() else { return };
-        if is_hint {
-            if bytes != self.shared.me.to_string().as_bytes() {
-                self.shared.tell(Event::Hinted);
-            }
-        } else if let Err(why) = self.frame(&bytes) {
-            self.drop(why, 1);
+        let taken = if is_hint { self.hint(&bytes) } else { self.frame(&bytes) };
+        if let Err(why) = taken {
+            self.shared.refuse(why, 1);
         }
+    }
+
+    /// Somebody says that the table is worth a look. One that is repeated costs a look.
+    fn hint(&self, hint: &Bytes) -> Result<(), Dropped> {
+        let from = self.shared.sealer.open(Kind::Hint, b"", hint)?;
+        if from != self.shared.me.to_string().as_bytes() {
+            self.shared.tell(Event::Hinted);
+        }
+        Ok(())
     }
 
     fn frame(&self, frame: &Bytes) -> Result<(), Dropped> {
         let shared = &self.shared;
-        let (from, items) = shared.sealer.open(&shared.me, frame)?;
+        let (from, items) = frame::open(&shared.sealer, &shared.me, frame)?;
         if from == shared.me {
             shared.heard_at.store(shared.now(), Ordering::Relaxed);
         }
@@ -192,18 +192,6 @@ impl Listener {
         counters.bytes_in.add(frame.len());
         Ok(())
     }
-
-    /// Counts what was dropped, and complains about it every now and then.
-    fn drop(&mut self, why: Dropped, count: usize) {
-        self.shared.counters.drop(why, count);
-        if self.said_at.is_some_and(|said| said.elapsed() < COMPLAINTS) {
-            self.unsaid += 1;
-            return;
-        }
-        let unsaid = std::mem::take(&mut self.unsaid);
-        self.said_at = Some(Instant::now());
-        tracing::warn!(reason = why.name(), count, unsaid, "frames from other nodes were dropped");
-    }
 }
 
 #[cfg(test)]
@@ -213,6 +201,7 @@ mod tests {
     use tokio::sync::broadcast;
     use tokio_util::task::TaskTracker;
 
+    use super::super::Credentials;
     use super::*;
     use crate::membership::Timing;
     use crate::node::NodeKey;
@@ -229,12 +218,13 @@ mod tests {
         let [a, b] = ["a", "b"].map(|id| NodeKey { id: id.into(), incarnation: 1 });
         let timing = Timing { heartbeat_ms: 500, ttl_ms: 3_000 };
         let tasks = TaskTracker::new();
-        let shared = Shared::new("redis://127.0.0.1", b.clone(), b"secret", timing, &tasks);
+        let credentials = Credentials { cluster: "c", secret: b"secret", previous: None };
+        let shared = Shared::new("redis://127.0.0.1", b.clone(), &credentials, timing, &tasks);
         let (shared, _) = shared.unwrap();
         let (messages, read) = broadcast::channel(4);
         for n in 0..10 {
-            let frame = shared.sealer.seal(&a, &b, &[vec![n]]).unwrap();
-            let _ = messages.send(message(keys::channel(&b), frame));
+            let frame = frame::seal(&shared.sealer, &a, &b, &[vec![n]]).unwrap();
+            let _ = messages.send(message(shared.keys.channel(&b), frame));
         }
         drop(messages);
         let (listener, mut incoming) = Listener::new(shared.clone());

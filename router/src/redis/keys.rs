@@ -1,25 +1,45 @@
-//! Every key and channel in Redis. What is in braces decides the slot of a Redis Cluster: a script
-//! touches one key, so one slot.
+//! Every key and channel in Redis: a cluster has its own. What is in braces decides the slot of a
+//! Redis Cluster: a script touches one key, so one slot.
 
 use crate::node::NodeKey;
 
-/// The table of nodes.
-pub(super) const NODES: &str = "claudemesh:{nodes}";
-/// Where nodes say that the table is worth a look.
-pub(super) const HINTS: &str = "claudemesh:{nodes}:hints";
-/// A node's channel is this, its name, [`CHANNEL_MIDDLE`] and its incarnation.
-pub(super) const CHANNEL_BEGIN: &str = "claudemesh:{node:";
-/// See [`CHANNEL_BEGIN`].
-pub(super) const CHANNEL_MIDDLE: &str = "}:";
+/// The table of nodes before anything was sealed, which all clusters shared.
+pub(super) const UNSEALED_NODES: &str = "claudemesh:{nodes}";
 
-/// The channel of one process of a node: whoever publishes to a dead one learns it.
-pub(super) fn channel(node: &NodeKey) -> String {
-    format!("{CHANNEL_BEGIN}{}{CHANNEL_MIDDLE}{}", node.id, hex(node.incarnation))
+/// The names that a cluster uses.
+pub(super) struct Keys {
+    /// The table of nodes.
+    pub(super) nodes: String,
+    /// Where nodes say that the table is worth a look.
+    pub(super) hints: String,
+    /// A node's channel is this, its name, [`CHANNEL_MIDDLE`] and its incarnation.
+    pub(super) channel_begin: String,
+    leases_begin: String,
 }
 
-/// The leases of a mesh.
-pub(super) fn leases(mesh: &str) -> String {
-    format!("claudemesh:{{leases:{mesh}}}")
+/// See [`Keys::channel_begin`].
+pub(super) const CHANNEL_MIDDLE: &str = "}:";
+
+impl Keys {
+    /// Of the cluster with this id.
+    pub(super) fn of(cluster: &str) -> Self {
+        Self {
+            nodes: format!("claudemesh:{{{cluster}:nodes}}"),
+            hints: format!("claudemesh:{{{cluster}:nodes}}:hints"),
+            channel_begin: format!("claudemesh:{{{cluster}:node:"),
+            leases_begin: format!("claudemesh:{{{cluster}:leases:"),
+        }
+    }
+
+    /// The channel of one process of a node: whoever publishes to a dead one learns it.
+    pub(super) fn channel(&self, node: &NodeKey) -> String {
+        format!("{}{}{CHANNEL_MIDDLE}{}", self.channel_begin, node.id, hex(node.incarnation))
+    }
+
+    /// The leases of a mesh.
+    pub(super) fn leases(&self, mesh: &str) -> String {
+        format!("{}{mesh}}}", self.leases_begin)
+    }
 }
 
 /// A number as the scripts have it: in the order of texts, and exact.

@@ -6,7 +6,7 @@ use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::InfoKind;
 use tokio::time::{Instant, timeout};
 
-use super::{COMMAND_TIMEOUT, Error, client, keys};
+use super::{COMMAND_TIMEOUT, Error, client};
 
 /// Round trips of which the median is told.
 const ROUND_TRIPS: usize = 11;
@@ -84,7 +84,7 @@ async fn delivers(
     ears: &fred::clients::Client,
 ) -> Result<bool, Error> {
     let unique = format!("{}-{:p}", std::process::id(), std::ptr::from_ref(ears));
-    let channel = format!("{}probe-{unique}{}0", keys::CHANNEL_BEGIN, keys::CHANNEL_MIDDLE);
+    let channel = format!("claudemesh:{{probe-{unique}}}:0");
     let subscribing = |error| Error::Failed("let us subscribe", error);
     let publishing = |error| Error::Failed("let us publish", error);
     let mut messages = ears.message_rx();

@@ -13,7 +13,7 @@ use super::server::Server;
 use super::{Node, key, until};
 
 fn channel(name: &str, incarnation: u64) -> String {
-    format!("claudemesh:{{node:{name}}}:{incarnation:016x}")
+    format!("claudemesh:{{c1:node:{name}}}:{incarnation:016x}")
 }
 
 impl Node {
@@ -92,8 +92,8 @@ async fn what_nobody_of_us_has_sealed_is_refused() {
     let mut b = Node::new(&server.url(), "b", 2).await;
     let stranger = Node::with_secret(&server.url(), "a", 1, b"guess").await;
     stranger.send(&b, b"kick everybody");
-    b.drops(Dropped::Forged).await;
-    server.ask(&["PUBLISH", &channel("b", 2), "\u{1}"]);
+    b.drops(Dropped::Foreign).await;
+    server.ask(&["PUBLISH", &channel("b", 2), "\u{2}"]);
     b.drops(Dropped::Malformed).await;
     server.ask(&["PUBLISH", &channel("b", 2), "\u{7}of another version"]);
     b.drops(Dropped::Version).await;

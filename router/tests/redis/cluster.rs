@@ -3,7 +3,7 @@
 use router::redis::{Event, Saved, nodes};
 
 use super::server::Server;
-use super::{Node, key, until};
+use super::{Node, credentials, key, until};
 
 fn cluster() -> (Server, String) {
     let settings = ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"];
@@ -25,7 +25,8 @@ async fn everything_works_over_a_cluster() {
     let sighting = a.beat().await;
     assert_eq!(sighting.nodes.len(), 2);
     assert!(sighting.nodes.iter().all(|seen| seen.listens.is_none()));
-    assert_eq!(nodes(&url).await.unwrap().len(), 2);
+    let table = nodes(&url, &credentials(b"secret", None)).await.unwrap();
+    assert_eq!((table.nodes.len(), table.unreadable), (2, 0));
 
     a.send(&b, b"hello");
     assert_eq!(b.receive().await, (key("a", 1), vec!["hello".into()]));

@@ -42,7 +42,7 @@ async fn changes_add_up_and_the_whole_replaces_them() {
     assert_eq!(node.load().await.unwrap(), leases(5, 2, &[("ben", "\0"), ("marker", "2")]));
     assert_eq!(node.save_whole(5, 9, &[("eva", Some("3"))]).await, Saved::Ok);
     assert_eq!(node.load().await.unwrap(), leases(5, 9, &[("eva", "3")]));
-    let keys = server.ask(&["PTTL", "claudemesh:{leases:red}"]);
+    let keys = server.ask(&["PTTL", "claudemesh:{c1:leases:red}"]);
     assert!(keys.starts_with(":86"), "about a day in ms: {keys}");
     assert_eq!(node.redis.load_leases("blue").await.unwrap(), None);
 }

@@ -8,13 +8,14 @@ mod leases;
 mod members;
 mod nodes;
 mod server;
+mod trust;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use router::membership::{State, Timing};
 use router::node::NodeKey;
-use router::redis::{Event, Inbox, Redis};
+use router::redis::{Credentials, Event, Inbox, Redis};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,13 @@ struct Node {
     _end: DropGuard,
 }
 
+/// The id of the cluster that all of them are.
+const CLUSTER: &str = "c1";
+
+fn credentials<'a>(secret: &'a [u8], previous: Option<&'a [u8]>) -> Credentials<'a> {
+    Credentials { cluster: CLUSTER, secret, previous }
+}
+
 fn key(name: &str, incarnation: u64) -> NodeKey {
     NodeKey { id: name.into(), incarnation }
 }
@@ -42,9 +50,13 @@ impl Node {
     }
 
     async fn with_secret(url: &str, name: &str, incarnation: u64, secret: &[u8]) -> Self {
+        Self::with(url, name, incarnation, &credentials(secret, None)).await
+    }
+
+    async fn with(url: &str, name: &str, incarnation: u64, credentials: &Credentials<'_>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let key = key(name, incarnation);
-        let connected = Redis::connect(url, key, secret, TIMING, &tasks, &stop).await;
+        let connected = Redis::connect(url, key, credentials, TIMING, &tasks, &stop).await;
         let (redis, inbox) = connected.unwrap();
         Self { redis, inbox, tasks, _end: stop.clone().drop_guard(), stop }
     }
@@ -55,7 +67,7 @@ impl Node {
 
     /// A heartbeat as a node that serves.
     async fn beat(&self) -> router::membership::Sighting {
-        self.redis.heartbeat(State::Serving, 1, b"info").await.unwrap()
+        self.redis.heartbeat(State::Serving, 1, true, b"info").await.unwrap()
     }
 
     fn send(&self, to: &Self, item: &[u8]) {

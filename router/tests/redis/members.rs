@@ -29,7 +29,7 @@ impl Member {
 
     async fn beat(&mut self) {
         let asked = self.now();
-        if let Ok(sighting) = self.node.redis.heartbeat(State::Serving, 1, b"").await {
+        if let Ok(sighting) = self.node.redis.heartbeat(State::Serving, 1, true, b"").await {
             self.notices.extend(self.members.observed(asked, &sighting));
         }
     }

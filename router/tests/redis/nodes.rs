@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::server::Server;
-use super::{Node, SOON, TIMING, key, until};
+use super::{Node, SOON, TIMING, credentials, key, until};
 
 fn names(sighting: &Sighting) -> Vec<String> {
     let mut names: Vec<_> = sighting.nodes.iter().map(|seen| seen.key.to_string()).collect();
@@ -33,7 +33,7 @@ async fn a_heartbeat_shows_every_node_with_what_it_says_of_itself() {
     assert_eq!((names(&first), first.superseded), (vec!["a/1".to_owned()], false));
     assert!(first.table_age_ms <= at_most(began), "{first:?}");
     let beat = Instant::now();
-    b.redis.heartbeat(State::StoreBlind, 7, &[0, 255, 10]).await.unwrap();
+    b.redis.heartbeat(State::StoreBlind, 7, true, &[0, 255, 10]).await.unwrap();
     let second = a.beat().await;
     assert_eq!(names(&second), ["a/1", "b/2"]);
     let seen = find(&second, "b");
@@ -42,7 +42,7 @@ async fn a_heartbeat_shows_every_node_with_what_it_says_of_itself() {
     until("ages grow", async || find(&a.beat().await, "b").age_ms > 50).await;
     until("the table grows old", async || a.beat().await.table_age_ms > 50).await;
 
-    let mut looked = nodes(&server.url()).await.unwrap();
+    let mut looked = nodes(&server.url(), &credentials(b"secret", None)).await.unwrap().nodes;
     looked.sort_by_key(|(seen, _)| seen.key.clone());
     let infos: Vec<_> = looked.iter().map(|(seen, info)| (seen.weight, &info[..])).collect();
     assert_eq!(infos, [(1, &b"info"[..]), (7, &[0, 255, 10])]);
@@ -94,13 +94,15 @@ async fn a_redis_that_comes_back_empty_says_that_its_table_is_young() {
     until("the table grows old", async || a.beat().await.table_age_ms > 500).await;
     server.kill();
     assert!(matches!(
-        a.redis.heartbeat(State::Serving, 1, b"").await,
+        a.redis.heartbeat(State::Serving, 1, true, b"").await,
         Err(Error::Failed("take a heartbeat", _))
     ));
     let began = Instant::now();
     server.start();
     until("Redis answers", async || {
-        let Ok(sighting) = a.redis.heartbeat(State::Serving, 1, b"").await else { return false };
+        let Ok(sighting) = a.redis.heartbeat(State::Serving, 1, true, b"").await else {
+            return false;
+        };
         assert!(sighting.table_age_ms <= at_most(began), "{sighting:?}");
         assert_eq!(names(&sighting), ["a/1"]);
         true
@@ -117,10 +119,10 @@ async fn a_table_that_is_not_as_it_was_left_counts_as_young() {
     let (a, b) = (Node::new(&server.url(), "a", 1).await, Node::new(&server.url(), "b", 2).await);
     b.beat().await;
     a.beat().await;
-    server.ask(&["COPY", "claudemesh:{nodes}", "claudemesh:{nodes}:snapshot"]);
+    server.ask(&["COPY", "claudemesh:{c1:nodes}", "claudemesh:{c1:nodes}:snapshot"]);
     until("the table grows old", async || a.beat().await.table_age_ms > 500).await;
     let changed = Instant::now();
-    server.ask(&["COPY", "claudemesh:{nodes}:snapshot", "claudemesh:{nodes}", "REPLACE"]);
+    server.ask(&["COPY", "claudemesh:{c1:nodes}:snapshot", "claudemesh:{c1:nodes}", "REPLACE"]);
     let young = a.beat().await;
     assert!(young.table_age_ms <= at_most(changed), "{young:?}");
     assert!(find(&young, "b").age_ms > 500, "{young:?}");
@@ -133,11 +135,11 @@ async fn a_redis_that_freezes_fails_commands_in_time_and_remembers() {
     let a = Node::new(&server.url(), "a", 1).await;
     a.beat().await;
     server.pause();
-    let asked = timeout(SOON, a.redis.heartbeat(State::Serving, 1, b"")).await;
+    let asked = timeout(SOON, a.redis.heartbeat(State::Serving, 1, true, b"")).await;
     assert!(asked.expect("it fails, frozen as Redis is").is_err());
     server.resume();
     until("Redis answers", async || {
-        let sighting = a.redis.heartbeat(State::Serving, 1, b"").await;
+        let sighting = a.redis.heartbeat(State::Serving, 1, true, b"").await;
         sighting.is_ok_and(|sighting| sighting.table_age_ms > 1_500)
     })
     .await;
@@ -156,9 +158,10 @@ async fn a_node_that_is_refused_comes_back_when_it_is_not() {
         server.ask_with("new", &["CLIENT", "KILL", "TYPE", kind]);
     }
     until("the node is refused", async || !a.redis.hears()).await;
-    assert!(a.redis.heartbeat(State::Serving, 1, b"").await.is_err());
+    assert!(a.redis.heartbeat(State::Serving, 1, true, b"").await.is_err());
     server.ask_with("new", &["CONFIG", "SET", "requirepass", "old"]);
-    until("Redis answers", async || a.redis.heartbeat(State::Serving, 1, b"").await.is_ok()).await;
+    until("Redis answers", async || a.redis.heartbeat(State::Serving, 1, true, b"").await.is_ok())
+        .await;
     a.hears().await;
 }
 
@@ -166,7 +169,8 @@ async fn a_node_that_is_refused_comes_back_when_it_is_not() {
 async fn a_url_that_is_none_and_a_redis_that_is_not_there_are_told() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let connect = async |url| {
-        Redis::connect(url, key("a", 1), b"secret", TIMING, &tasks, &stop).await.map(|_| ())
+        let ours = credentials(b"secret", None);
+        Redis::connect(url, key("a", 1), &ours, TIMING, &tasks, &stop).await.map(|_| ())
     };
     assert!(matches!(connect("not a url").await, Err(Error::Url(_))));
     let server = Server::new();
@@ -176,5 +180,5 @@ async fn a_url_that_is_none_and_a_redis_that_is_not_there_are_told() {
     server.start();
     let refused = connect(&sealed).await;
     assert!(matches!(refused, Err(Error::Failed("be connected to", _))), "it speaks no TLS");
-    assert!(nodes(&plain).await.unwrap().is_empty());
+    assert!(nodes(&plain, &credentials(b"secret", None)).await.unwrap().nodes.is_empty());
 }

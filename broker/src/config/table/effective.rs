@@ -3,7 +3,7 @@
 use super::{Default, Group, Secrecy, Setting};
 use crate::config::parse::{choice, log_filter, millis, name, seconds, switch, url, whole};
 use crate::config::reading::Known;
-use crate::config::{NodeEnv, OfflineDirect};
+use crate::config::{NodeEnv, OfflineDirect, Secret};
 
 /// What a text may hold at most, in MiB of bytes: frames of this size are held in memory whole.
 const MAX_BYTES: u64 = 64 << 20;
@@ -19,6 +19,12 @@ const LONGEST_DRAIN_SECONDS: u64 = 300;
 
 /// Fewer could be guessed.
 const SECRET_CHARS: usize = 32;
+
+fn secret(text: &str) -> Result<Secret, String> {
+    let long = text.len() >= SECRET_CHARS;
+    long.then(|| text.into())
+        .ok_or_else(|| format!("a secret of at least {SECRET_CHARS} characters"))
+}
 
 const SETTING: Setting = Setting {
     name: "",
@@ -74,6 +80,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..STORE
     },
     Setting {
+        name: "DB_CONNECTION_MAX_AGE_SECONDS",
+        default: Default::Is("540"),
+        what: "Seconds after which a connection to Postgres is replaced, between two commits: managed \
+               proxies cut older ones; 0 keeps them",
+        set: |c, text| seconds(text, 0..=DAY_SECONDS).map(|t| c.db_connection_max_age = t),
+        ..STORE
+    },
+    Setting {
         name: "REDIS_URL",
         what: "Redis that the nodes of a cluster talk through, `redis://` or `rediss://`, for a Redis \
                Cluster `redis-cluster://` or `rediss-cluster://`; without it, one node runs alone",
@@ -88,16 +102,18 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "CLUSTER_SECRET",
-        what: "With `REDIS_URL`: the same on all nodes, at least 32 characters; whoever can write to \
-               Redis and does not know it cannot speak as a node. `openssl rand -hex 32` makes one",
+        what: "With `REDIS_URL`: the same on all nodes, at least 32 characters; everything in Redis is \
+               encrypted and authenticated with it. `openssl rand -hex 32` makes one",
         secrecy: Secrecy::Hidden,
-        set: |c, text| {
-            if text.len() < SECRET_CHARS {
-                return Err(format!("a secret of at least {SECRET_CHARS} characters"));
-            }
-            c.cluster_secret = Some(text.into());
-            Ok(())
-        },
+        set: |c, text| secret(text).map(|secret| c.cluster_secret = Some(secret)),
+        ..STORE
+    },
+    Setting {
+        name: "CLUSTER_SECRET_PREVIOUS",
+        what: "The `CLUSTER_SECRET` before, while it is being changed: nodes that have both speak with \
+               those that have only one",
+        secrecy: Secrecy::Hidden,
+        set: |c, text| secret(text).map(|secret| c.cluster_secret_previous = Some(secret)),
         ..STORE
     },
     Setting {
@@ -310,7 +326,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "FLY_MACHINE_ID",
-        what: "As Fly.io sets it. With it and `REDIS_URL`, an upgrade at `/ws?mesh=ID` is replayed at the \
+        what: "As Fly.io sets it. With it, `REDIS_URL` and `FLY_REPLAY`, an upgrade at `/ws?mesh=ID` is replayed at the \
                node that runs the mesh, which spares its messages two hops",
         set: |c, text| name(text).map(|name| c.fly_machine_id = Some(name)),
         ..NODE
@@ -318,7 +334,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "NODE_ID",
         default: Default::Derived("`FLY_MACHINE_ID`, else the host's name", node_name),
-        what: "This node's name, one per running node: of two with the same, the newer goes on",
+        what: "This node's name, one per running node: a second with the same does not start",
         set: |c, text| name(text).map(|name| c.node_id = name),
         ..NODE
     },
@@ -329,6 +345,24 @@ pub(super) const SETTINGS: &[Setting] = &[
         }),
         what: "Where this node stands, as `status` shows it",
         set: |c, text| name(text).map(|region| c.region = Some(region)),
+        ..NODE
+    },
+    Setting {
+        name: "HOME_REGION",
+        default: Default::Derived("`PRIMARY_REGION`", |known| {
+            known.variable("PRIMARY_REGION").unwrap_or_default().to_owned()
+        }),
+        what: "The region of Postgres and Redis: nodes elsewhere run no mesh as long as one there serves. \
+               Unset, all regions are alike",
+        set: |c, text| name(text).map(|region| c.home_region = Some(region)),
+        ..NODE
+    },
+    Setting {
+        name: "FLY_REPLAY",
+        default: Default::Is("off"),
+        what: "`on`: a client that names its mesh (`/ws?mesh=ID`) is brought to the mesh's owner by \
+               Fly.io's proxy",
+        set: |c, text| switch(text).map(|on| c.fly_replay = on),
         ..NODE
     },
     Setting {

@@ -88,6 +88,9 @@ impl Store for Scripted {
     async fn share_health(&self, _: &str, _: bool) -> Result<bool, StoreError> {
         unimplemented!()
     }
+    async fn cluster(&self) -> Result<String, StoreError> {
+        unimplemented!()
+    }
     async fn clock(&self) -> Result<u64, StoreError> {
         unimplemented!()
     }

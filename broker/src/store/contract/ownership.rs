@@ -4,7 +4,7 @@ use super::Backend;
 use super::scene::{
     Scene, accept, audit, confirm, fine, lease, new_mesh, normal, presence, session,
 };
-use crate::model::{Lane, Outcome, QueueId, Recipient, Write};
+use crate::model::{EPOCH_STEP, Lane, Outcome, QueueId, Recipient, Write};
 use protocol::client::Priority;
 
 /// Also for the node that owns the mesh already, and through another handle.
@@ -36,6 +36,22 @@ pub async fn an_activation_raises_the_epoch_above_the_floor(backend: &dyn Backen
     assert!(scene.store.create_mesh(&fresh).await.unwrap());
     let found = scene.store.activate(&fresh.id, "node-1", 77).await.unwrap().unwrap();
     assert!(found.epoch > 77);
+}
+
+/// What somebody claims to have seen cannot take the epochs to their end.
+pub async fn an_activation_raises_the_epoch_by_a_bounded_step(backend: &dyn Backend) {
+    let scene = Scene::red(backend).await;
+    let (store, most) = (&scene.store, i64::MAX.unsigned_abs());
+    let mut before = scene.epoch;
+    for _ in 0..3 {
+        let found = store.activate(&scene.mesh, "node-1", most).await.unwrap().unwrap();
+        assert!((before + 1..=before + EPOCH_STEP + 1).contains(&found.epoch), "{}", found.epoch);
+        before = found.epoch;
+    }
+    let fresh = new_mesh("fresh");
+    assert!(store.create_mesh(&fresh).await.unwrap());
+    let found = store.activate(&fresh.id, "node-1", most).await.unwrap().unwrap();
+    assert!((1..=EPOCH_STEP + 1).contains(&found.epoch), "{}", found.epoch);
 }
 
 /// `None`, not an error.

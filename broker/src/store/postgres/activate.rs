@@ -11,8 +11,8 @@ use super::error::{bounded, classify, stored, unstored};
 use super::session::{READ_LIMIT, Reader};
 use super::{Postgres, read};
 use crate::model::{
-    Activation, Epoch, KICKED_MOST, Kicked, Lane, LeaseRow, Place, QueueId, Recipient, Seq,
-    Standing, StoredLease,
+    Activation, EPOCH_STEP, Epoch, KICKED_MOST, Kicked, Lane, LeaseRow, Place, QueueId, Recipient,
+    Seq, Standing, StoredLease,
 };
 use crate::store::StoreError;
 
@@ -56,7 +56,8 @@ pub(super) async fn activate(
     let raise = sqlx::query_as::<_, (i64, i64)>(include_str!("sql/raise.sql"))
         .bind(mesh.as_str())
         .bind(node)
-        .bind(floor);
+        .bind(floor)
+        .bind(stored(TASK, EPOCH_STEP)?);
     let epoch = bounded(TASK, READ_LIMIT, raise.fetch_optional(&mut *reader)).await?;
     let Some((epoch, previous)) = epoch else {
         reader.release();

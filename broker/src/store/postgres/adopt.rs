@@ -133,6 +133,7 @@ async fn take(conn: &mut PgConnection, mesh: &MeshId) -> Result<(Epoch, Seq), St
     let raise = sqlx::query_as::<_, (i64, i64)>(include_str!("sql/raise.sql"))
         .bind(mesh.as_str())
         .bind(NODE)
+        .bind(0_i64)
         .bind(0_i64);
     let (epoch, _) = bounded(TASK, STATEMENT_LIMIT, raise.fetch_one(&mut *conn)).await?;
     let ends = sqlx::query(ENDS).bind(mesh.as_str());

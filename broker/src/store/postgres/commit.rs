@@ -14,6 +14,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use self::plan::Plan;
 use super::error::bounded;
@@ -30,8 +31,9 @@ const TASK: &str = "committing";
 /// One commit connection, and the place of one batch at a time.
 pub(super) struct Lane {
     options: PgConnectOptions,
-    /// Taken out while in use: a batch that fails or is abandoned takes it along.
-    conn: Mutex<Option<PgConnection>>,
+    /// Taken out while in use: a batch that fails or is abandoned takes it along. With the time of its
+    /// making.
+    conn: Mutex<Option<(PgConnection, Instant)>>,
 }
 
 impl Lane {
@@ -43,12 +45,12 @@ impl Lane {
         let plan = Plan::of(batch)?;
         let limit = tokio::time::timeout(COMMIT_LIMIT, async {
             let mut place = self.conn.lock().await;
-            let mut conn = match place.take() {
-                Some(conn) => conn,
-                None => session::open(&self.options).await?,
+            let (mut conn, since) = match place.take() {
+                Some(open) => open,
+                None => (session::open(&self.options).await?, Instant::now()),
             };
             let answer = bounded(TASK, COMMIT_LIMIT, run(&mut conn, &plan)).await?;
-            *place = Some(conn);
+            *place = Some((conn, since));
             Ok(answer)
         });
         let answer = limit
@@ -56,6 +58,25 @@ impl Lane {
             .map_err(|_| StoreError::Unavailable(format!("{TASK}: no answer in {COMMIT_LIMIT:?}")))
             .flatten()?;
         Ok(answer.outcomes(&plan))
+    }
+}
+
+impl Lane {
+    /// Puts a new connection into the place of one that is older than `age`, between two batches.
+    pub(super) async fn renew(&self, age: Duration) -> Result<(), StoreError> {
+        let is_old = |open: &Option<(_, Instant)>| {
+            open.as_ref().is_some_and(|(_, since)| since.elapsed() >= age)
+        };
+        // One that is at work is old a second later, too.
+        if !self.conn.try_lock().is_ok_and(|place| is_old(&place)) {
+            return Ok(());
+        }
+        let new = (session::open(&self.options).await?, Instant::now());
+        let old = self.conn.lock().await.replace(new);
+        if let Some((conn, _)) = old {
+            let _ = bounded("disconnecting", COMMIT_LIMIT, conn.close()).await;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,8 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 
+use tokio::time::Instant;
+
 use super::error::{bounded, classify, unstored};
 use super::session::{self, READ_LIMIT};
 use super::{Postgres, read};
@@ -52,7 +54,8 @@ fn plain(error: MigrateError) -> sqlx::Error {
 }
 
 /// Commits something that leaves nothing behind: a record in the log that no one reads. It waits
-/// for whatever a commit waits for, a synchronous standby included.
+/// for whatever a commit waits for, a synchronous standby included. It is asked every second: what is
+/// to be done now and then is done here.
 pub(super) async fn healthy(store: &Postgres) -> Result<(), StoreError> {
     let query = sqlx::query_scalar::<_, String>(
         "SELECT current_setting('transaction_read_only')
@@ -60,7 +63,7 @@ pub(super) async fn healthy(store: &Postgres) -> Result<(), StoreError> {
     );
     let read_only = read!(store, "checking the store", query, fetch_one);
     if read_only == "off" {
-        Ok(())
+        store.renew_lanes().await
     } else {
         Err(StoreError::Unavailable("checking the store: it is read-only".to_owned()))
     }
@@ -132,29 +135,87 @@ pub(super) async fn share_health(
 /// The lock lives as long as this connection, which nothing else uses.
 struct Session {
     conn: PgConnection,
+    since: Instant,
+    options: PgConnectOptions,
+    shared: bool,
+    /// When another connection is to carry the claim on.
+    renew_after: Option<Duration>,
+}
+
+impl Session {
+    /// Moves the claim to a new connection. There is no moment in which neither stands against another
+    /// process: an exclusive claim is shared between the two connections while it moves.
+    async fn renew(&mut self) -> Result<(), sqlx::Error> {
+        let Ok(mut new) = session::open(&self.options).await else { return Ok(()) };
+        if !self.shared {
+            lock(&mut self.conn, Lock::Shared).await?;
+            lock(&mut self.conn, Lock::Release).await?;
+        }
+        if !lock(&mut new, Lock::Shared).await? {
+            return Ok(());
+        }
+        let old = std::mem::replace(&mut self.conn, new);
+        self.since = Instant::now();
+        old.close().await?;
+        if !self.shared {
+            // Nobody but nodes of a cluster can have come between, and then this one has to go.
+            if !lock(&mut self.conn, Lock::Exclusive).await? {
+                return Err(sqlx::Error::WorkerCrashed);
+            }
+            lock(&mut self.conn, Lock::ReleaseShared).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is done with the claim's advisory lock. One session may hold it in both modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Shared,
+    Exclusive,
+    Release,
+    ReleaseShared,
+}
+
+/// Whether it was done.
+async fn lock(conn: &mut PgConnection, what: Lock) -> Result<bool, sqlx::Error> {
+    let query = match what {
+        Lock::Shared => "SELECT pg_try_advisory_lock_shared($1)",
+        Lock::Exclusive => "SELECT pg_try_advisory_lock($1)",
+        Lock::Release => "SELECT pg_advisory_unlock($1)",
+        Lock::ReleaseShared => "SELECT pg_advisory_unlock_shared($1)",
+    };
+    sqlx::query_scalar(query).bind(CLAIM_KEY).fetch_one(conn).await
 }
 
 #[async_trait::async_trait]
 impl Claim for Session {
     async fn held(&mut self) -> bool {
         // The lock is the session's: while the session answers, the lock is held.
-        bounded("keeping the claim", READ_LIMIT, self.conn.ping()).await.is_ok()
+        let held = bounded("keeping the claim", READ_LIMIT, self.conn.ping()).await.is_ok();
+        if held && self.renew_after.is_some_and(|age| self.since.elapsed() >= age) {
+            return bounded("renewing the claim", READ_LIMIT, self.renew()).await.is_ok();
+        }
+        held
     }
 }
 
 pub(super) async fn claim(
-    options: &PgConnectOptions,
+    store: &Postgres,
     shared: bool,
 ) -> Result<Option<Box<dyn Claim>>, StoreError> {
-    let mut conn = session::open(options).await?;
-    let query = sqlx::query_scalar::<_, bool>(if shared {
-        "SELECT pg_try_advisory_lock_shared($1)"
-    } else {
-        "SELECT pg_try_advisory_lock($1)"
-    });
-    let query = query.bind(CLAIM_KEY);
-    let held = bounded("claiming the store", READ_LIMIT, query.fetch_one(&mut conn)).await?;
-    Ok(held.then(|| Box::new(Session { conn }) as Box<dyn Claim>))
+    let (options, since) = (store.options.clone(), Instant::now());
+    let mut conn = session::open(&options).await?;
+    let how = if shared { Lock::Shared } else { Lock::Exclusive };
+    let held = bounded("claiming the store", READ_LIMIT, lock(&mut conn, how)).await?;
+    let renew_after = store.renew_after;
+    let session = || Session { conn, since, options, shared, renew_after };
+    Ok(held.then(|| Box::new(session()) as Box<dyn Claim>))
+}
+
+pub(super) async fn cluster(store: &Postgres) -> Result<String, StoreError> {
+    let query = sqlx::query_scalar("SELECT id FROM broker.cluster");
+    Ok(read!(store, "reading which cluster this is", query, fetch_one))
 }
 
 pub(super) async fn clock(store: &Postgres) -> Result<u64, StoreError> {

@@ -84,10 +84,11 @@ pub(super) fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
 }
 
 /// The pool that reads use. It connects when first asked, so a broker can start before its store.
-pub(super) fn pool(options: PgConnectOptions) -> PgPool {
+pub(super) fn pool(options: PgConnectOptions, max_age: Option<Duration>) -> PgPool {
     PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(CONNECT_LIMIT)
+        .max_lifetime(max_age)
         .after_connect(|conn, _| Box::pin(prepare(conn)))
         .connect_lazy_with(options)
 }

@@ -6,8 +6,8 @@ use sqlx::{Row, SqlitePool};
 use super::error::{StoreResult, corrupt, to_i64, to_u64};
 use super::now;
 use crate::model::{
-    Activation, Epoch, KICKED_MOST, Kicked, Lane, LeaseRow, Place, QueueId, Recipient, Seq,
-    Standing, StoredLease,
+    Activation, EPOCH_STEP, Epoch, KICKED_MOST, Kicked, Lane, LeaseRow, Place, QueueId, Recipient,
+    Seq, Standing, StoredLease,
 };
 
 pub(super) async fn beat(writer: &SqlitePool, node: &str) -> StoreResult<()> {
@@ -51,14 +51,16 @@ pub(super) async fn take(
     let previous: i64 = before.try_get(2)?;
 
     let epoch: i64 = sqlx::query_scalar(
-        "INSERT INTO mesh_owner (mesh_id, epoch, node, taken_at) VALUES (?1, ?2 + 1, ?3, ?4) \
-         ON CONFLICT DO UPDATE SET epoch = max(epoch, ?2) + 1, node = ?3, taken_at = ?4 \
+        "INSERT INTO mesh_owner (mesh_id, epoch, node, taken_at) \
+         VALUES (?1, min(?2, ?5) + 1, ?3, ?4) ON CONFLICT DO UPDATE SET \
+         epoch = max(epoch, min(?2, epoch + ?5)) + 1, node = ?3, taken_at = ?4 \
          RETURNING epoch",
     )
     .bind(mesh.as_str())
     .bind(floor)
     .bind(node)
     .bind(now)
+    .bind(to_i64(EPOCH_STEP)?)
     .fetch_one(&mut *tx)
     .await?;
     sqlx::query(

@@ -1,7 +1,7 @@
 //! Joining and leaving in order: meshes move, nobody notices.
 
 use super::apart;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, SECRET};
 use crate::support::peer::TestPeer;
 use crate::support::until;
 
@@ -67,16 +67,87 @@ async fn meshes_move_to_a_node_that_joins_and_nothing_is_lost() {
     }
 }
 
+/// It waits for the other to stop, and then refuses in words.
 #[tokio::test]
-async fn of_two_processes_with_one_name_the_newer_goes_on() {
+async fn a_process_does_not_start_under_a_living_name() {
+    let (cluster, _mesh, mut ana, mut ben) = apart(&[]).await;
+    let mut second = cluster.launch("n2", &[("LEASE_GRACE_SECONDS", "1")]);
+    assert_eq!(second.ended().await, Some(1));
+    assert!(
+        second.log().contains("another process has this node's NODE_ID, n2"),
+        "{}",
+        second.log()
+    );
+    ana.send(&ben, "undisturbed").await.acknowledged();
+    assert_eq!(ben.next().await, "undisturbed");
+    assert_eq!(comings(&mut ana).await, []);
+}
+
+/// As a machine does that was paused, and given up and replaced meanwhile.
+#[tokio::test]
+async fn a_process_that_was_replaced_while_it_stood_still_ends() {
     let (mut cluster, _mesh, mut ana, mut ben) = apart(&[]).await;
+    cluster.nodes[2].signal("STOP");
     let mut newer = cluster.launch("n2", &[]);
     newer.serving().await;
-    assert_eq!(ben.close_frame().await, (1001, "node_superseded".to_owned()));
+    cluster.nodes[2].signal("CONT");
     assert_eq!(cluster.nodes[2].ended().await, Some(1));
     ben.move_to(&newer).await;
     ana.send(&ben, "hello again").await.acknowledged();
     assert_eq!(ben.next().await, "hello again");
+    assert_eq!(comings(&mut ana).await, []);
+}
+
+/// Whoever can write to Redis cannot do with one command what takes a node or a mesh down.
+#[tokio::test]
+async fn what_is_forged_in_redis_hurts_nobody() {
+    let (cluster, mesh, mut ana, mut ben) = apart(&[]).await;
+    let keys = cluster.redis.ask(&["KEYS", "claudemesh:*"]);
+    let key = |part: &str| {
+        let found = keys.lines().find(|line| line.contains(part) && !line.contains("hints"));
+        found.unwrap_or_else(|| panic!("no key {part}: {keys}")).trim().to_owned()
+    };
+    let forged = "local now = redis.call('TIME')[1] * 1000 for i = 0, 2 do \
+        redis.call('HSET', KEYS[1], 'node n' .. i, string.format('7fffffffffffffff %.0f x', now)) end";
+    cluster.redis.ask(&["EVAL", forged, "1", &key(":nodes}")]);
+    let leases = key(&format!(":leases:{}", mesh.id));
+    cluster.redis.ask(&["HSET", &leases, "marker", "7ffffffffffffff0 0000000000000001 forged"]);
+    for text in ["one", "two", "three"] {
+        ana.send(&ben, text).await.acknowledged();
+        assert_eq!(ben.next().await, text);
+    }
+    ben.ask(serde_json::json!({"type": "set_visible", "visible": true})).await;
+    until("what was forged has been replaced", async || {
+        !cluster.redis.ask(&["HGET", &leases, "marker"]).contains("forged")
+    })
+    .await;
+    cluster.all_see(3).await;
+    assert!(cluster.status(&["--mesh", &mesh.id]).await["epoch"].as_u64().unwrap() < 100);
+    assert!(comings(&mut ana).await.iter().all(|(event, _)| event == "peer_visible"));
+}
+
+/// Old, both, new: nodes are replaced one after the other, twice, and the mesh goes on.
+#[tokio::test]
+async fn a_secret_is_changed_node_by_node() {
+    const NEW: &str = "another secret of the tests, long enough as well";
+    let (mut cluster, _mesh, mut ana, mut ben) = apart(&[]).await;
+    let [new, previous] = [("CLUSTER_SECRET", NEW), ("CLUSTER_SECRET_PREVIOUS", SECRET)];
+    for (round, settings) in [vec![new, previous], vec![new]].into_iter().enumerate() {
+        for index in 0..3 {
+            let name = format!("n{index}");
+            cluster.nodes[index].signal("TERM");
+            cluster.nodes[index].ended().await;
+            cluster.nodes[index] = cluster.launch(&name, &settings);
+            cluster.nodes[index].serving().await;
+            cluster.all_see(3).await;
+            for peer in [&mut ana, &mut ben] {
+                peer.come_back_to(&cluster.nodes[(index + 1) % 3]).await;
+            }
+            let text = format!("round {round}, {name}");
+            ana.send(&ben, &text).await.acknowledged();
+            assert_eq!(ben.next().await, text);
+        }
+    }
     assert_eq!(comings(&mut ana).await, []);
 }
 

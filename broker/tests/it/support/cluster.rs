@@ -11,6 +11,9 @@ use super::proxy::ChaosProxy;
 use super::redis::Server;
 use super::until;
 
+/// What the nodes know.
+pub(crate) const SECRET: &str = "a secret of the tests, of enough characters";
+
 /// See the module. What no settings name is as in production, but for quicker signs of life.
 pub(crate) struct Cluster {
     pub(crate) redis: Arc<Server>,
@@ -56,7 +59,7 @@ impl Cluster {
         let url = self.redis.url();
         let own = [
             ("REDIS_URL", url.as_str()),
-            ("CLUSTER_SECRET", "a secret of the tests, of enough characters"),
+            ("CLUSTER_SECRET", SECRET),
             ("NODE_ID", name),
             ("NODE_HEARTBEAT_MS", "100"),
             ("NODE_TTL_MS", "2000"),

@@ -324,6 +324,12 @@ impl TestPeer {
         self.take_over().await;
     }
 
+    /// The same, at another node.
+    pub(crate) async fn come_back_to(&mut self, node: &Node) {
+        self.address = node.address();
+        self.come_back().await;
+    }
+
     /// Is gone without a word.
     pub(crate) fn vanish(&mut self) {
         if let Some(socket) = self.socket.take() {

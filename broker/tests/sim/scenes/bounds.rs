@@ -31,6 +31,7 @@ fn node(name: &str) -> NodeKey {
 fn sight() -> Sight {
     let mut members = Members::new(node("here"), Timing { heartbeat_ms: 500, ttl_ms: 3_000 });
     let seen = |name: &str| Seen {
+        home: true,
         key: node(name),
         state: State::Serving,
         weight: 1,

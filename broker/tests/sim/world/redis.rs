@@ -52,6 +52,7 @@ impl Redis {
         let since = *self.since.get_or_insert(now);
         self.rows.retain(|_, row| now - row.beat_at <= MEMORY_MS);
         let seen = |row: &Row| Seen {
+            home: true,
             key: row.key.clone(),
             state: row.state,
             weight: 1,

@@ -13,7 +13,8 @@ fn key(name: &str, incarnation: u64) -> NodeKey {
 }
 
 fn seen(name: &str, age_ms: Ms) -> Seen {
-    Seen { key: key(name, 1), state: State::Serving, weight: 1, age_ms, listens: Some(true) }
+    let (key, state, listens) = (key(name, 1), State::Serving, Some(true));
+    Seen { key, state, weight: 1, home: true, age_ms, listens }
 }
 
 fn sighting(table_age_ms: Ms, nodes: impl IntoIterator<Item = Seen>) -> Sighting {
@@ -74,6 +75,24 @@ fn a_silent_node_is_lost_once_and_again_after_it_was_back() {
     assert_eq!(members.silence(2_000, &key("b", 1)), Some(4_001));
     assert_eq!(members.observed(2_000, &at(10)), [Notice::Changed]);
     assert_eq!(members.observed(2_500, &at(4_000)), [lost("b", 1_000), Notice::Changed]);
+}
+
+#[test]
+fn nodes_away_from_home_own_nothing_while_one_at_home_serves() {
+    let away = |name| Seen { home: false, ..seen(name, 0) };
+    let mut members = members("far");
+    let at = |members: &mut Members, now, home: &[Seen]| {
+        let nodes = [away("far"), away("farther")].into_iter().chain(home.iter().cloned());
+        members.observed(now, &sighting(OLD, nodes));
+        ring(members).join(" ")
+    };
+    assert_eq!(at(&mut members, 0, &[seen("home", 0)]), "home");
+    let draining = Seen { state: State::Draining, ..seen("home", 0) };
+    assert_eq!(at(&mut members, 1_000, std::slice::from_ref(&draining)), "home");
+    assert_eq!(at(&mut members, 3_999, &[]), "", "it may be back");
+    assert_eq!(at(&mut members, 4_000, &[]), "far farther");
+    assert_eq!(at(&mut members, 4_500, &[seen("home", 0)]), "home");
+    assert_eq!(at(&mut members, 5_000, &[]), "", "a new absence");
 }
 
 /// It may have lived until the others missed it, and its last heartbeat tells nothing of that: whose
@@ -235,6 +254,7 @@ impl Redis {
         let created_at = *self.created_at.get_or_insert(now);
         self.beats.insert(node.clone(), now);
         let nodes = self.beats.iter().map(|(key, at)| Seen {
+            home: true,
             key: key.clone(),
             age_ms: now - at,
             ..seen("", 0)

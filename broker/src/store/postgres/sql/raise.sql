@@ -1,5 +1,5 @@
 -- Takes mesh $1 over for node $2: waits for whoever is committing under the old epoch, mints one
--- above it and above $3. No row if there is no such mesh.
+-- above it and above $3, by $4 and one at most. No row if there is no such mesh.
 --
 -- Leases in grace are moved so that "now" leaves out the time without an owner: what counts of a
 -- grace ends with the last beat of the owner before. The new owner is noted as alive in the same
@@ -9,12 +9,12 @@ WITH old AS (
 ),
 raised AS (
     INSERT INTO broker.mesh_owner AS o (mesh_id, epoch, node, raised_at)
-    SELECT m.id, $3::bigint + 1, $2::text, now()
+    SELECT m.id, least($3::bigint, $4::bigint) + 1, $2::text, now()
     FROM mesh.mesh m
     LEFT JOIN old ON true
     WHERE m.id = $1
     ON CONFLICT (mesh_id) DO UPDATE SET
-        epoch = greatest(o.epoch, $3::bigint) + 1,
+        epoch = greatest(o.epoch, least($3::bigint, o.epoch + $4::bigint)) + 1,
         previous_node = o.node,
         node = excluded.node,
         raised_at = now()
