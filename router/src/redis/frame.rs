@@ -45,9 +45,9 @@ pub(super) fn seal(
 pub(super) fn open(
     sealer: &Sealer,
     me: &NodeKey,
-    sealed: &[u8],
+    frame: &[u8],
 ) -> Result<(NodeKey, Vec<Bytes>), Dropped> {
-    read(me, sealer.open(Kind::Frame, b"", sealed)?)
+    read(me, sealer.open(Kind::Frame, b"", frame)?)
 }
 
 fn read(me: &NodeKey, mut rest: Bytes) -> Result<(NodeKey, Vec<Bytes>), Dropped> {

@@ -70,10 +70,9 @@ impl Redis {
         };
         match (said, self.0.believe(mesh, &marker)) {
             ("stale", Some((epoch, _))) => return Ok(Saved::Stale(epoch)),
-            (_, Some(_)) => return Ok(Saved::Gone),
             // Nobody of us has written what is there: it goes.
             (_, None) if whole && !marker.0.is_empty() => {}
-            (_, None) => return Ok(Saved::Gone),
+            _ => return Ok(Saved::Gone),
         }
         let args = self.0.save_args(mesh, (epoch, seq), "forced", &changes);
         let saved = self.0.save(mesh, args).await?;

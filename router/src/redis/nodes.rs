@@ -45,12 +45,12 @@ impl Said {
     fn seal(&self, sealer: &Sealer, by: &NodeKey) -> Bytes {
         // Texts and numbers always serialize.
         let said = rmp_serde::to_vec_named(self).unwrap_or_default();
-        let sealed = sealer.seal(Kind::Node, by.to_string().as_bytes(), |plain| plain.extend(said));
-        sealed.unwrap_or_default().into()
+        let row = sealer.seal(Kind::Node, by.to_string().as_bytes(), |plain| plain.extend(said));
+        row.unwrap_or_default().into()
     }
 
-    fn open(sealer: &Sealer, by: &NodeKey, sealed: &[u8]) -> Result<Self, Dropped> {
-        let said = sealer.open(Kind::Node, by.to_string().as_bytes(), sealed)?;
+    fn open(sealer: &Sealer, by: &NodeKey, row: &[u8]) -> Result<Self, Dropped> {
+        let said = sealer.open(Kind::Node, by.to_string().as_bytes(), row)?;
         rmp_serde::from_slice(&said).map_err(|_| Dropped::Malformed)
     }
 }

@@ -19,7 +19,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -132,8 +132,11 @@ pub(super) struct Sealer {
     process: [u8; PROCESS],
     sealed: AtomicU64,
     /// Of other processes, and of which kind.
-    keys: Mutex<HashMap<(SecretName, Kind, [u8; PROCESS]), Arc<LessSafeKey>>>,
+    keys: Mutex<Keys>,
 }
+
+/// By the secret's name, the kind, and the process that seals.
+type Keys = HashMap<(SecretName, Kind, [u8; PROCESS]), Arc<LessSafeKey>>;
 
 impl Sealer {
     /// # Errors
@@ -232,10 +235,7 @@ impl Sealer {
         Ok(text.into())
     }
 
-    fn keys(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<(SecretName, Kind, [u8; PROCESS]), Arc<LessSafeKey>>>
-    {
+    fn keys(&self) -> MutexGuard<'_, Keys> {
         // A panic elsewhere cannot leave it half changed.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -154,8 +154,10 @@ impl Session {
         if !lock(&mut new, Lock::Shared).await? {
             return Ok(());
         }
-        let old = std::mem::replace(&mut self.conn, new);
+        let mut old = std::mem::replace(&mut self.conn, new);
         self.since = Instant::now();
+        // Said, since a server takes its time to end a session that has said goodbye.
+        lock(&mut old, Lock::ReleaseShared).await?;
         old.close().await?;
         if !self.shared {
             // Nobody but nodes of a cluster can have come between, and then this one has to go.
